@@ -88,11 +88,11 @@ class Debited:
 
 @dataclass(frozen=True, slots=True)
 class Credited:
-    """Value reached this account; `from_` gave it."""
+    """Value reached this account; `source` gave it."""
 
     asset: str
     amount: Amount
-    from_: str
+    source: str
     purpose: str
     reference: str = ""
     memo: str = ""
@@ -134,7 +134,7 @@ class TokensMinted:
 @dataclass(frozen=True, slots=True)
 class TokensBurned:
     amount: Amount
-    from_: str
+    source: str
     reason: str
     reference: str
 
@@ -332,7 +332,7 @@ def evolve_transaction(transaction: Transaction, event: object) -> Transaction:
             return replace(transaction, moves=(*transaction.moves, begun))
         case Credited():
             *moves, begun = transaction.moves
-            return replace(transaction, moves=(*moves, replace(begun, source=event.from_)))
+            return replace(transaction, moves=(*moves, replace(begun, source=event.source)))
         case TransactionReversed():
             return replace(transaction, reversed_by=event.reversed_by)
         case RewardsDistributed() | WalletOpened() | WalletReopened():

@@ -1,0 +1,256 @@
+"""Events and states as stored bytes: compact UTF-8 JSON, amounts as decimal strings, times as RFC 3339.
+
+The catalogue is found by walking `domain`: every `Stream` there names the events it may hold.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import pkgutil
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+
+import domain
+from domain._kernel import Stream, snake
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+MOST_ENTRY_BYTES = 65_535
+"""An entry bundle of the tlog-tiles format has 16-bit lengths."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+encode_json = msgspec.json.Encoder().encode
+decode_json = msgspec.json.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event as the log holds it; `data` and `meta` are the stored bytes."""
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    data: bytes
+    meta: bytes
+    recorded_at: datetime
+
+
+def cache(function: Callable[P, R]) -> Callable[P, R]:
+    """`functools.cache` that keeps the function's signature."""
+    return cast("Callable[P, R]", functools.cache(function))
+
+
+class EntryTooLarge(Exception):
+    """An event is larger than the log's entries may be: a list in it is not bounded as it should be."""
+
+
+# Contexts and what they define
+
+
+@cache
+def contexts() -> dict[str, ModuleType]:
+    """Each context's name and module: the files of `domain` that do not start with `_`."""
+    names = [m.name for m in pkgutil.iter_modules(domain.__path__) if not m.name.startswith("_")]
+    return {name: importlib.import_module(f"domain.{name}") for name in names}
+
+
+@cache
+def streams() -> dict[str, Stream[Any]]:
+    """Category (`validator`, `wallet`, ...) -> the kind of stream."""
+    found: dict[str, Stream[Any]] = {}
+    for module in contexts().values():
+        for value in vars(module).values():
+            if isinstance(value, Stream):
+                for category in value.categories:
+                    if found.setdefault(category, value) is not value:
+                        raise TypeError(f"two kinds of stream share the category {category}")
+    return found
+
+
+@cache
+def event_types() -> dict[str, type]:
+    found: dict[str, type] = {}
+    for stream in streams().values():
+        for event in stream.events:
+            if found.setdefault(event.__name__, event) is not event:
+                raise TypeError(f"two events share the name {event.__name__}")
+    return found
+
+
+def decision_of(command: type) -> Callable[..., Any]:
+    """The function of the same name beside the command's class: `BeginUnbonding` -> `begin_unbonding`."""
+    function: Callable[..., Any] = getattr(sys.modules[command.__module__], snake(command.__name__))
+    return function
+
+
+# Events
+
+
+@cache
+def event_encoder(event: type) -> Callable[[Any], bytes]:
+    """An encoder compiled for one event class (a generic walk over its fields costs five times as much)."""
+    names: dict[str, Any] = {"encode": encode_json, "str": str}
+    body = _dict_source(event, "e", names)
+    exec(f"def encoder(e): return encode({body})", names)  # noqa: S102 - the source is made of field names of our own classes
+    encoder: Callable[[Any], bytes] = names["encoder"]
+    return encoder
+
+
+def _dict_source(cls: type, var: str, names: dict[str, Any]) -> str:
+    hints = get_type_hints(cls, include_extras=True)
+    parts = (f"{f.name!r}: {_value_source(hints[f.name], f'{var}.{f.name}', names)}" for f in fields(cls))
+    return "{" + ", ".join(parts) + "}"
+
+
+def _value_source(hint: Any, expression: str, names: dict[str, Any]) -> str:
+    if get_origin(hint) is Annotated and hint.__metadata__[0] in ("amount", "quantity"):
+        return f"str({expression})"
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        if is_dataclass(item) or get_origin(item) is Annotated:
+            var = f"v{expression.count('.')}"
+            return f"[{_value_source(item, var, names)} for {var} in {expression}]"
+    if is_dataclass(hint):
+        assert isinstance(hint, type)
+        return _dict_source(hint, expression, names)
+    return expression
+
+
+@cache
+def event_decoder(type_name: str) -> Callable[[bytes], Any] | None:
+    """A decoder for stored events of this type; None when no context of ours knows the type."""
+    event = event_types().get(type_name)
+    return msgspec.json.Decoder(event, strict=False).decode if event else None
+
+
+def decode_event(type_name: str, data: bytes) -> Any | None:
+    decoder = event_decoder(type_name)
+    return decoder(data) if decoder else None
+
+
+# Snapshots
+
+
+@cache
+def state_decoder(state: type) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(state).decode
+
+
+@cache
+def state_schema(state: type) -> str:
+    """A fingerprint of a state's shape; a snapshot of another shape is not read, its stream is replayed."""
+    return hashlib.sha256("\n".join(_shape(state, set())).encode()).hexdigest()[:16]
+
+
+def _shape(cls: type, seen: set[type]) -> Iterator[str]:
+    seen.add(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    for f in fields(cls):
+        default = "" if f.default is MISSING else repr(f.default)
+        yield f"{cls.__name__}.{f.name}: {hints[f.name]!r} = {default}"
+        for inner in _dataclasses_in(hints[f.name]):
+            if inner not in seen:
+                yield from _shape(inner, seen)
+
+
+def _dataclasses_in(hint: Any) -> Iterator[type]:
+    if is_dataclass(hint) and isinstance(hint, type):
+        yield hint
+    for part in get_args(hint):
+        yield from _dataclasses_in(part)
+
+
+# Leaves of the transparency log
+
+
+def microseconds(at: datetime) -> int:
+    return (at - EPOCH) // MICROSECOND
+
+
+def _prefixed(part: bytes) -> bytes:
+    return len(part).to_bytes(2, "big") + part
+
+
+def event_leaf(
+    zone: bytes, position: int, stream: str, version: int, type: str, at_us: int, meta: bytes, data: bytes
+) -> bytes:
+    """RFC 6962 leaf hash of an event's entry.
+
+    Entry: zone, u64 position, stream, u64 version, type, i64 recorded_at in microseconds, meta, data; the
+    texts and bytes each behind their 16-bit length, all numbers big-endian.
+    """
+    stream_bytes, type_bytes = stream.encode(), type.encode()
+    try:
+        entry = b"".join(
+            (
+                zone,
+                position.to_bytes(8, "big"),
+                len(stream_bytes).to_bytes(2, "big"),
+                stream_bytes,
+                version.to_bytes(8, "big"),
+                len(type_bytes).to_bytes(2, "big"),
+                type_bytes,
+                struct.pack(">q", at_us),
+                len(meta).to_bytes(2, "big"),
+                meta,
+                len(data).to_bytes(2, "big"),
+                data,
+            )
+        )
+    except OverflowError as error:
+        raise EntryTooLarge(type) from error
+    if len(entry) > MOST_ENTRY_BYTES:
+        raise EntryTooLarge(type)
+    return hashlib.sha256(b"\x00" + entry).digest()
+
+
+def zone_prefix(zone: str) -> bytes:
+    """The first field of each of the zone's entries."""
+    return _prefixed(zone.encode())
+
+
+def fate_leaf(
+    zone: bytes,
+    number: int,
+    principal: str,
+    act_as: str,
+    key: str,
+    request: bytes,
+    if_match: int | None,
+    status: int,
+    answer: bytes,
+    position: int,
+    events: int,
+    at_us: int,
+) -> bytes:
+    """RFC 6962 leaf hash of a command's fate, an entry of the zone's second log.
+
+    Entry: zone, u64 number, principal, act-as, key, SHA-256 of the request, i64 If-Match (-1: none), u16
+    status, SHA-256 of the answer, u64 position, u32 events, i64 recorded_at in microseconds.
+    """
+    entry = b"".join(
+        (
+            zone,
+            number.to_bytes(8, "big"),
+            _prefixed(principal.encode()),
+            _prefixed(act_as.encode()),
+            _prefixed(key.encode()),
+            hashlib.sha256(request).digest(),
+            struct.pack(">qH", -1 if if_match is None else if_match, status),
+            hashlib.sha256(answer).digest(),
+            struct.pack(">QIq", position, events, at_us),
+        )
+    )
+    return hashlib.sha256(b"\x00" + entry).digest()

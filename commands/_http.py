@@ -1,0 +1,446 @@
+"""Commands over HTTP: authenticate, validate, hand to the zone's sequencer, answer with what it decided."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from fastapi import Request
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+from starlette.responses import Response
+
+from commands._codec import decision_of, encode_json, event_encoder
+from commands._deciding import Command, Outcome
+from commands._log import LogUnavailable
+from commands._models import canonical_id, command_from, model_of, strict_json, time
+from commands._sequencer import Overloaded
+from commands._zones import Zones
+from domain._kernel import Ref, kebab
+from ops.access import Access, Caller
+from ops.problems import Problem, documented
+from ops.web import MOST_BATCH_BYTES, App, body_of, zone_of
+
+MOST_LINES = 1_000
+KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
+CORRELATION = re.compile(r"[A-Za-z0-9._:/-]{1,100}\Z")
+
+log = structlog.get_logger("fogbook.commands")
+
+Main = Callable[[Any, str], Ref]
+
+PARTICIPANT = frozenset({"operator", "participant", "provider"})
+"""Whoever acts for himself; an operator too, for himself or, with act-as, for another."""
+OPERATOR = frozenset({"operator"})
+SERVICE = frozenset({"operator", "worker"})
+ANYONE = PARTICIPANT | SERVICE
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One command's place in HTTP."""
+
+    context: str
+    command: type
+    roles: frozenset[str]
+    main: Main | None
+    """The stream that If-Match speaks of, from the command and the principal."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.context}/{kebab(self.command.__name__)}"
+
+    @property
+    def path(self) -> str:
+        return f"/commands/{self.name}"
+
+
+ROUTES: dict[str, Route] = {}
+
+
+class Context:
+    """The routes of one context: a line a command."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name.rpartition(".")[2]
+
+    def post(self, command: type, roles: frozenset[str], main: Main | None = None) -> None:
+        route = Route(self.name, command, roles, main)
+        ROUTES[route.name] = route
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Who sends a command, for whom, and the terms on which it is taken."""
+
+    caller: Caller
+    zone: str
+    by: str
+    key: str
+    if_match: int | None
+    dry_run: bool
+    at: datetime | None
+    correlation: str
+    causation: str
+
+
+class CommandApi:
+    """Takes commands for all zones of this process."""
+
+    def __init__(self, zones: Zones, access: Access) -> None:
+        self._zones = zones
+        self._access = access
+
+    async def one(self, route: Route, request: Request) -> Response:
+        """POST of a single command."""
+        headers = request.headers
+        caller = await self._access.caller(headers.get("authorization"))
+        dry_run = _dry_run(request)
+        envelope = self._envelope(request, caller, headers.get("idempotency-key"), dry_run)
+        _allow(caller, route)
+        body = strict_json(await body_of(request))
+        outcome = await self._submit(self._command(route, body, envelope), envelope.zone)
+        return _response(outcome, envelope, route)
+
+    async def many(self, request: Request) -> Response:
+        """POST of NDJSON: each line a command, each answered on its own, in order."""
+        caller = await self._access.caller(request.headers.get("authorization"))
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-ndjson":
+            raise Problem(415, "unsupported-media-type", "Many commands come as application/x-ndjson.")
+        dry_run = _dry_run(request)
+        base = self._envelope(request, caller, "-", dry_run)
+        lines = (await body_of(request, MOST_BATCH_BYTES)).splitlines()
+        if len(lines) > MOST_LINES:
+            raise Problem(
+                413,
+                "too-many-commands",
+                f"A batch has at most {MOST_LINES} commands.",
+                limit=str(MOST_LINES),
+            )
+        answers = await asyncio.gather(*(self._line(line, base) for line in lines if line.strip()))
+        return Response(b"".join(answers), media_type="application/x-ndjson")
+
+    async def _line(self, line: bytes, base: Envelope) -> bytes:
+        key = ""
+        try:
+            route, key, body = _parse_line(line)
+            envelope = Envelope(
+                base.caller,
+                base.zone,
+                base.by,
+                "" if base.dry_run else _key(key),
+                None,
+                base.dry_run,
+                base.at,
+                base.correlation,
+                base.causation,
+            )
+            _allow(base.caller, route)
+            outcome = await self._submit(self._command(route, body, envelope), base.zone)
+            status, answer = outcome.status, outcome.body
+        except Problem as problem:
+            status, answer = problem.status, encode_json(problem.body)
+        shown = encode_json(key if isinstance(key, str) else "")
+        return b'{"key":%b,"status":%d,"body":%b}\n' % (shown, status, answer)
+
+    def _envelope(self, request: Request, caller: Caller, key: str | None, dry_run: bool) -> Envelope:
+        headers = request.headers
+        zone = zone_of(request)
+        if not caller.may_enter(zone):
+            raise Problem(403, "zone-not-allowed", "The key is not for this zone.", zone=zone)
+        return Envelope(
+            caller,
+            zone,
+            _acting_for(headers.get("fogbook-act-as"), caller),
+            "" if dry_run else _key(key),
+            _version(headers.get("if-match")),
+            dry_run,
+            _named_time(headers.get("fogbook-at"), caller),
+            _trace(headers.get("fogbook-correlation"), "Fogbook-Correlation"),
+            _trace(headers.get("fogbook-causation"), "Fogbook-Causation"),
+        )
+
+    def _command(self, route: Route, body: Any, envelope: Envelope) -> Command:
+        command = command_from(route.command, body)
+        if envelope.if_match is not None and route.main is None:
+            raise Problem(400, "no-main-stream", "This command has no one stream that If-Match could mean.")
+        canonical = event_encoder(route.command)(command)
+        name, by = route.name.encode(), envelope.by.encode()
+        return Command(
+            name=route.name,
+            body=command,
+            decide=decision_of(route.command),
+            principal=envelope.caller.principal,
+            by=envelope.by,
+            role=envelope.caller.role,
+            key=envelope.key,
+            request=b'{"command":"%b","act_as":"%b","body":%b}' % (name, by, canonical),
+            if_match=envelope.if_match,
+            main=route.main(command, envelope.by) if route.main and envelope.if_match is not None else None,
+            dry_run=envelope.dry_run,
+            at=envelope.at,
+            correlation=envelope.correlation,
+            causation=envelope.causation,
+        )
+
+    async def _submit(self, command: Command, zone: str) -> Outcome:
+        try:
+            sequencer = self._zones.started(zone) or await self._zones.start(zone)
+            if sequencer is None:
+                raise Problem(404, "zone-not-found", "There is no such zone.", zone=zone)
+            return await sequencer.submit(command)
+        except LogUnavailable:
+            raise Problem(
+                503, "unavailable", "The log does not answer.", headers={"Retry-After": "1"}
+            ) from None
+        except Overloaded:
+            raise Problem(
+                503,
+                "overloaded",
+                "Too many commands are waiting; try again.",
+                headers={"Retry-After": "1"},
+            ) from None
+
+
+# Headers and parameters
+
+
+def _dry_run(request: Request) -> bool:
+    query = request.scope["query_string"]
+    if not query:
+        return False
+    parameters = request.query_params
+    if unknown := set(parameters) - {"dry_run"}:
+        raise Problem(422, "unknown-parameter", "There is no such parameter.", parameter=min(unknown)[:64])
+    value = parameters["dry_run"]
+    if value not in ("true", "false"):
+        raise Problem(422, "invalid-parameter", "dry_run is true or false.", parameter="dry_run")
+    return value == "true"
+
+
+def _key(key: Any) -> str:
+    if not key:
+        raise Problem(400, "idempotency-key-missing", "Each command needs an Idempotency-Key.")
+    if not isinstance(key, str) or not KEY.match(key):
+        raise Problem(
+            400, "malformed-idempotency-key", "An idempotency key is 1 to 200 visible ASCII characters."
+        )
+    return key
+
+
+def _version(header: str | None) -> int | None:
+    if header is None:
+        return None
+    number = header.strip().strip('"')
+    if not number.isdecimal() or len(number) > 18:
+        raise Problem(400, "malformed-if-match", 'If-Match names a stream\'s version, such as "7".')
+    return int(number)
+
+
+def _acting_for(header: str | None, caller: Caller) -> str:
+    if header is None:
+        return caller.principal
+    if caller.role != "operator" or "act-as" not in caller.scopes:
+        raise Problem(
+            403, "act-as-not-allowed", "Only an operator's key with the scope act-as acts for others."
+        )
+    try:
+        return canonical_id(header)
+    except (PydanticCustomError, ValidationError):
+        raise Problem(400, "malformed-act-as", "Fogbook-Act-As names one principal.") from None
+
+
+def _named_time(header: str | None, caller: Caller) -> datetime | None:
+    if header is None:
+        return None
+    if caller.role not in ("operator", "worker") or "act-at" not in caller.scopes:
+        raise Problem(403, "act-at-not-allowed", "Only a key with the scope act-at names the time.")
+    try:
+        return time(header)
+    except PydanticCustomError:
+        raise Problem(400, "malformed-time", "Fogbook-At is an RFC 3339 time with its offset.") from None
+
+
+def _trace(header: str | None, name: str) -> str:
+    if header is None:
+        return ""
+    if not CORRELATION.match(header):
+        raise Problem(
+            400, "malformed-correlation", f"{name} is 1 to 100 of the characters A-Z a-z 0-9 . _ : / -"
+        )
+    return header
+
+
+def _allow(caller: Caller, route: Route) -> None:
+    if caller.role not in route.roles:
+        raise Problem(
+            403,
+            "role-not-allowed",
+            "The key's role does not allow this command.",
+            role=caller.role,
+            roles=sorted(route.roles),
+        )
+
+
+def _parse_line(line: bytes) -> tuple[Route, Any, Any]:
+    parsed = strict_json(line)
+    if not isinstance(parsed, dict) or set(parsed) != {"context", "command", "key", "body"}:
+        raise Problem(400, "malformed-line", "A line is an object with context, command, key and body.")
+    context, command = parsed["context"], parsed["command"]
+    route = ROUTES.get(f"{context}/{command}")
+    if not isinstance(context, str) or not isinstance(command, str) or route is None:
+        raise Problem(404, "unknown-command", "There is no such command.")
+    return route, parsed["key"], parsed["body"]
+
+
+def _response(outcome: Outcome, envelope: Envelope, route: Route) -> Response:
+    headers = {"fogbook-position": str(outcome.position)}
+    if outcome.hit:
+        headers["idempotency-hit"] = "true"
+    if outcome.retry_after_s:
+        headers = {"retry-after": str(outcome.retry_after_s)}
+    log.debug(
+        "command_answered",
+        command=route.name,
+        zone=envelope.zone,
+        by=envelope.by,
+        status=outcome.status,
+        position=outcome.position,
+    )
+    media_type = "application/json" if outcome.status == 200 else "application/problem+json"
+    return Response(outcome.body, outcome.status, headers, media_type)
+
+
+# Registration and documentation
+
+_ERRORS = documented(400, 401, 403, 404, 408, 409, 412, 413, 422)
+
+_HEADERS = [
+    ("Idempotency-Key", True, "Names the command, so that sending it again has no further effect."),
+    ("Fogbook-Zone", False, "The zone; `main` where it is missing."),
+    ("Fogbook-Act-As", False, "The principal to act for (operators with the scope act-as)."),
+    ("Fogbook-At", False, "The time, in a zone with a manual clock (scope act-at)."),
+    ("If-Match", False, "The version that the command's main stream must have."),
+    ("Fogbook-Correlation", False, "Ties the events of several commands together."),
+    ("Fogbook-Causation", False, "What this command follows from."),
+]
+
+_ANSWER = {
+    "type": "object",
+    "required": ["command_id", "zone", "position", "events"],
+    "properties": {
+        "command_id": {"type": "string"},
+        "zone": {"type": "string"},
+        "position": {"type": "integer"},
+        "events": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["position", "stream", "version", "type", "data"],
+                "properties": {
+                    "position": {"type": "integer"},
+                    "stream": {"type": "string"},
+                    "version": {"type": "integer"},
+                    "type": {"type": "string"},
+                    "data": {"type": "object"},
+                },
+            },
+        },
+    },
+}
+
+
+def register(app: App, api: Callable[[], CommandApi]) -> None:
+    """Add all routes to an application; `api` gives the running API."""
+    for route in ROUTES.values():
+        app.add(
+            "POST",
+            route.path,
+            _handler(route, api),
+            tags=[route.context],
+            summary=kebab(route.command.__name__).replace("-", " ").capitalize(),
+            description=inspect.getdoc(route.command) or "",
+            operation_id=route.name.replace("/", "_").replace("-", "_"),
+            responses={200: _ok()} | _ERRORS,
+            openapi_extra=_documentation(route),
+        )
+
+    async def many(request: Request) -> Response:
+        return await api().many(request)
+
+    app.add(
+        "POST",
+        "/commands",
+        many,
+        tags=["batches"],
+        summary="Many commands at once",
+        description=inspect.getdoc(CommandApi.many) or "",
+        operation_id="commands_batch",
+        responses={200: {"description": "A line for each command.", "content": {"application/x-ndjson": {}}}}
+        | documented(400, 401, 403, 408, 413, 415, 422),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+            },
+            "security": [{"key": []}],
+        },
+    )
+
+
+def _handler(route: Route, api: Callable[[], CommandApi]) -> Any:
+    async def handle(request: Request) -> Response:
+        return await api().one(route, request)
+
+    return handle
+
+
+def _ok() -> dict[str, Any]:
+    return {
+        "description": "The command was accepted, and its events are durable.",
+        "content": {"application/json": {"schema": _ANSWER}},
+        "headers": {"Fogbook-Position": {"schema": {"type": "integer"}}},
+    }
+
+
+def _documentation(route: Route) -> dict[str, Any]:
+    schema = model_of(route.command).model_json_schema()
+    definitions = schema.pop("$defs", {})
+    parameters = [
+        {"name": n, "in": "header", "required": r, "description": d, "schema": {"type": "string"}}
+        for n, r, d in _HEADERS
+    ]
+    parameters.append(
+        {
+            "name": "dry_run",
+            "in": "query",
+            "description": "Answer what the command would do, and do nothing.",
+            "schema": {"type": "boolean"},
+        }
+    )
+    return {
+        "security": [{"key": []}],
+        "parameters": parameters,
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _inlined(schema, definitions)}},
+        },
+        "x-roles": sorted(route.roles),
+    }
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """A schema without references into its own `$defs`."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inlined(value, definitions) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_inlined(value, definitions) for value in schema]
+    return schema

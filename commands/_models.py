@@ -1,0 +1,250 @@
+"""From a command's dataclass to its HTTP model, and from a request's bytes to the command.
+
+The kinds of the kernel (`Amount`, `Id`, ...) are checked and canonicalised here, once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import PydanticCustomError
+
+from commands._codec import cache
+from domain._kernel import AMOUNT_LIMIT, BASIS_POINTS
+from ops.problems import Problem
+
+ID = re.compile(r"[a-z0-9._-]{1,64}\Z")
+ASSET = re.compile(r"([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}\Z")
+AMOUNT = re.compile(r"(0|[1-9][0-9]{0,37})\Z")
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z")
+JSON_SAFE = 2**53
+
+
+# Kinds
+
+
+def quantity(value: Any) -> int:
+    """A decimal-integer string, or an integer that every JSON reader keeps exact."""
+    if type(value) is str and AMOUNT.match(value):
+        return int(value)
+    if type(value) is int and 0 <= value < JSON_SAFE:
+        return value
+    raise PydanticCustomError(
+        "amount", 'an amount is a decimal-integer string such as "5", below 10^38, or an integer below 2^53'
+    )
+
+
+def amount(value: Any) -> int:
+    number = quantity(value)
+    if number == 0:
+        raise PydanticCustomError("amount_zero", "an amount is at least 1")
+    return number
+
+
+def whole(least: int, most: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is int and least <= value <= most:
+            return value
+        raise PydanticCustomError(
+            "whole_number",
+            "a whole number from {least} to {most} is expected",
+            {"least": least, "most": most},
+        )
+
+    return check
+
+
+def canonical_id(value: Any) -> str:
+    if type(value) is str and ID.match(canonical := value.strip().lower()):
+        return canonical
+    raise PydanticCustomError("id", "an id is 1 to 64 of the characters a-z 0-9 . _ -")
+
+
+def account_id(value: Any) -> str:
+    if type(value) is str:
+        parts = value.strip().split(":")
+        if 1 <= len(parts) <= 3:
+            return ":".join(canonical_id(part) for part in parts)
+    raise PydanticCustomError("account", "an account is one to three ids joined by ':'")
+
+
+def asset_code(value: Any) -> str:
+    if type(value) is str and ASSET.match(canonical := value.strip()):
+        return canonical
+    raise PydanticCustomError("asset", "an asset is 2 to 16 of the characters A-Z 0-9, a letter first")
+
+
+def text(value: Any) -> str:
+    if type(value) is str and len(value) <= 256 and value.isprintable():
+        return value
+    raise PydanticCustomError("text", "a text is at most 256 printable characters")
+
+
+def time(value: Any) -> datetime:
+    if type(value) is str and RFC3339.match(value):
+        try:
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise PydanticCustomError("time", "a time is RFC 3339 with its offset, such as 2026-01-31T12:00:00Z")
+
+
+def flag(value: Any) -> bool:
+    if type(value) is bool:
+        return value
+    raise PydanticCustomError("flag", "true or false is expected")
+
+
+_AMOUNT_SCHEMA = {"type": "string", "pattern": "^[1-9][0-9]{0,37}$", "examples": ["5000000"]}
+_QUANTITY_SCHEMA = {"type": "string", "pattern": "^(0|[1-9][0-9]{0,37})$", "examples": ["0"]}
+
+KINDS: dict[Any, tuple[type, Callable[[Any], Any], dict[str, Any]]] = {
+    "amount": (int, amount, _AMOUNT_SCHEMA),
+    "quantity": (int, quantity, _QUANTITY_SCHEMA),
+    "basis_points": (
+        int,
+        whole(0, BASIS_POINTS),
+        {"type": "integer", "minimum": 0, "maximum": BASIS_POINTS},
+    ),
+    "count": (int, whole(0, 2**31 - 1), {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}),
+    "id": (str, canonical_id, {"type": "string", "pattern": "^[a-z0-9._-]{1,64}$"}),
+    "account": (
+        str,
+        account_id,
+        {"type": "string", "pattern": "^[a-z0-9._-]{1,64}(:[a-z0-9._-]{1,64}){0,2}$"},
+    ),
+    "asset": (str, asset_code, {"type": "string", "pattern": "^([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}$"}),
+    "text": (str, text, {"type": "string", "maxLength": 256}),
+    datetime: (datetime, time, {"type": "string", "format": "date-time"}),
+    bool: (bool, flag, {"type": "boolean"}),
+    int: (int, whole(0, JSON_SAFE - 1), {"type": "integer", "minimum": 0, "maximum": JSON_SAFE - 1}),
+    str: (str, text, {"type": "string", "maxLength": 256}),
+}
+
+assert AMOUNT_LIMIT == 10**38, "the patterns above say so"
+
+
+# Models
+
+
+@cache
+def model_of(command: type) -> type[BaseModel]:
+    """The pydantic model of a command (or of a part of one)."""
+    hints = get_type_hints(command, include_extras=True)
+    members: dict[str, Any] = {}
+    for f in fields(command):
+        required = f.default is MISSING and f.default_factory is MISSING
+        default: Any = ... if required else f.default
+        info: Any = Field(default, alias=f.name.removesuffix("_"), validate_default=False)
+        members[f.name] = (_field_type(hints[f.name]), info)
+    config = ConfigDict(extra="forbid", strict=True, populate_by_name=False)
+    return create_model(command.__name__, __config__=config, __doc__=command.__doc__, **members)
+
+
+def _field_type(hint: Any) -> Any:
+    if get_origin(hint) is Annotated:
+        hint = hint.__metadata__[0]
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        member: Any = _field_type(item)
+        return Annotated[tuple[member, ...], Field(strict=False, max_length=1000)]
+    if is_dataclass(hint):
+        assert isinstance(hint, type)
+        return model_of(hint)
+    kind: Any
+    kind, check, schema = KINDS[hint]
+    return Annotated[kind, BeforeValidator(check), Field(json_schema_extra=_replaced(schema))]
+
+
+def _replaced(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    def replace(generated: dict[str, Any]) -> None:
+        default = generated.get("default")
+        generated.pop("type", None)
+        generated.update(schema)
+        if type(default) is int and schema["type"] == "string":
+            generated["default"] = str(default)
+
+    return replace
+
+
+def command_from(command: type, body: Any) -> Any:
+    """The command that a parsed body means. Raises Problem 422 that names every field at fault."""
+    try:
+        return _as_dataclass(command, model_of(command).model_validate(body))
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(_printable(part) for part in e["loc"]) or "body", "message": e["msg"]}
+            for e in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        raise Problem(422, "invalid-body", errors[0]["message"], errors=errors) from None
+
+
+def _printable(part: str | int) -> str:
+    """A name that the caller made up may be of any length and hold what UTF-8 cannot."""
+    return str(part)[:64].encode("utf-8", "replace").decode()
+
+
+def _as_dataclass(cls: type, model: BaseModel) -> Any:
+    values = model.__dict__
+    nested = _nested(cls)
+    if nested:
+        values = dict(values)
+        for name, inner in nested.items():
+            values[name] = tuple(_as_dataclass(inner, item) for item in values[name])
+    return cls(**values)
+
+
+@cache
+def _nested(cls: type) -> dict[str, type]:
+    """Fields that are tuples of dataclasses."""
+    hints = get_type_hints(cls)
+    found: dict[str, Any] = {}
+    for f in fields(cls):
+        arguments = get_args(hints[f.name])
+        if get_origin(hints[f.name]) is tuple and is_dataclass(arguments[0]):
+            found[f.name] = arguments[0]
+    return found
+
+
+# JSON
+
+
+class _Refused(ValueError):
+    """The text is JSON of a kind that is not taken."""
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Refused("a name stands twice in an object")
+    return found
+
+
+def _no_fraction(literal: str) -> Any:
+    raise _Refused(f"numbers are whole here, not {literal[:20]}")
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates, parse_float=_no_fraction, parse_constant=_no_fraction
+)
+
+
+def strict_json(body: bytes) -> Any:
+    """Parse JSON without the freedoms that let two readers understand it differently. Raises Problem 400."""
+    try:
+        return _decoder.decode(body.decode("utf-8"))
+    except UnicodeDecodeError:
+        detail = "the body is not UTF-8"
+    except RecursionError:
+        detail = "the body is nested too deeply"
+    except _Refused as error:
+        detail = str(error)
+    except ValueError as error:
+        detail = f"the body is not JSON: {str(error)[:100]}"
+    raise Problem(400, "malformed-body", detail[0].upper() + detail[1:] + ".")

@@ -1,0 +1,312 @@
+"""The sequencer: takes what is queued as one batch, decides on exact state, appends it all at once.
+
+It keeps folded streams in memory, exact as of the log position `head`. Every batch is appended only if the log
+still stands there; if another process was faster, the batch is decided again under the head's lock. So all
+decisions, refusals included, form one strictly serializable history, and a caller's outcome is never a guess.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from commands._deciding import Command, Decided, Outcome, failed, key_reused, unavailable
+from commands._log import ClockAhead, Entry, Head, KeyUsed, Log, LogUnavailable, evolve_entries
+
+MOST_QUEUED = 4_096
+MOST_A_BATCH = 512
+MOST_LOAD_ROUNDS = 32
+MOST_TAIL = 20_000
+"""A log that moved on by more than this is not folded in; the states are loaded anew instead."""
+MOST_STREAMS = 50_000
+DEADLINE_S = 10.0
+
+log = structlog.get_logger("fogbook.sequencer")
+
+
+class Overloaded(Exception):
+    """The queue is full; nothing was decided."""
+
+
+class LogWentBack(Exception):
+    """The log's head is below what this process has seen (failover, restore): it must not go on."""
+
+
+class Sequencer:
+    """One zone's single writer in this process. `submit` from the event loop it was started in."""
+
+    def __init__(
+        self,
+        zone: str,
+        log: Log,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        moved: Callable[[str, int], None] = lambda zone, position: None,
+        failed: Callable[[BaseException], None] = lambda error: None,
+        most_streams: int = MOST_STREAMS,
+    ) -> None:
+        self.zone = zone
+        self._log = log
+        self._clock = clock
+        self._moved = moved
+        self._failed = failed
+        self._most_streams = most_streams
+        self._states: OrderedDict[str, Entry] = OrderedDict()
+        self._command_streams: list[str] = []
+        self._queue: deque[Command] = deque()
+        self._waiting = asyncio.Event()
+        self._head: Head | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # Life
+
+    async def start(self) -> bool:
+        """Connect and begin; False when there is no such zone."""
+        await self._log.connect()
+        self._head = await self._log.head(self.zone)
+        if self._head is None:
+            await self._log.close()
+            return False
+        self._task = asyncio.create_task(self._run(), name=f"sequencer {self.zone}")
+        return True
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for command in self._queue:
+            self._answer(command, unavailable("the server is stopping"))
+        self._queue.clear()
+        await self._log.close()
+
+    @property
+    def head(self) -> Head:
+        assert self._head is not None, "started"
+        return self._head
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def streams_in_memory(self) -> int:
+        return len(self._states)
+
+    def submit(self, command: Command) -> asyncio.Future[Outcome]:
+        """Queue a command; the future gets its outcome. Raises Overloaded when the queue is full."""
+        if len(self._queue) >= MOST_QUEUED:
+            raise Overloaded
+        command.deadline = time.monotonic() + DEADLINE_S
+        command.outcome = asyncio.get_running_loop().create_future()
+        self._queue.append(command)
+        self._waiting.set()
+        return command.outcome
+
+    # The loop
+
+    async def _run(self) -> None:
+        batch: list[Command] = []
+        try:
+            while True:
+                await self._waiting.wait()
+                batch = self._take()
+                if not batch:
+                    self._waiting.clear()
+                    continue
+                try:
+                    await self._process(batch)
+                except LogUnavailable as error:
+                    log.warning("log_unavailable", zone=self.zone, error=str(error), commands=len(batch))
+                    await self._reconnect(batch)
+        except BaseException as error:
+            for command in (*batch, *self._queue):
+                self._answer(command, unavailable("the server is stopping"))
+            if not isinstance(error, asyncio.CancelledError):
+                log.critical("sequencer_failed", zone=self.zone, seen=self.head.position, exc_info=error)
+                self._failed(error)
+            raise
+
+    def _take(self) -> list[Command]:
+        """The next batch: one key at most once (its repetition waits for the answer), one named time."""
+        batch: list[Command] = []
+        keys: set[tuple[str, str]] = set()
+        while self._queue and len(batch) < MOST_A_BATCH:
+            command = self._queue[0]
+            key = (command.principal, command.key)
+            if key in keys or (batch and command.at != batch[0].at):
+                break
+            if not command.dry_run:
+                keys.add(key)
+            self._queue.popleft()
+            assert command.outcome is not None
+            if not command.outcome.cancelled():
+                batch.append(command)
+        return batch
+
+    async def _process(self, batch: list[Command]) -> None:
+        """Give every command of the batch its outcome. One that cannot be stored fails alone."""
+        try:
+            await self._sequence(batch)
+        except (LogUnavailable, LogWentBack, asyncio.CancelledError):
+            raise
+        except ClockAhead as error:
+            log.error("clock_ahead", zone=self.zone, error=str(error))
+            for command in batch:
+                self._answer(command, unavailable("the server's clock is ahead of the database's"))
+        except Exception as error:
+            if len(batch) == 1:
+                log.error("command_failed", zone=self.zone, command=batch[0].name, exc_info=error)
+                self._answer(batch[0], failed())
+                return
+            middle = len(batch) // 2
+            await self._process(batch[:middle])
+            await self._process(batch[middle:])
+
+    async def _sequence(self, batch: list[Command]) -> None:
+        self._forget()
+        for _ in range(MOST_LOAD_ROUNDS):
+            if not batch:
+                return
+            try:
+                decided = await self._decide_all(batch, self.head)
+                if decided is not None and await self._append(decided):
+                    break
+                decided = await self._sequence_under_lock(batch)
+                break
+            except KeyUsed:
+                batch = await self._answer_known(batch)
+        else:
+            raise RuntimeError("keys of a batch stay in conflict")
+        self._commit(decided)
+
+    async def _sequence_under_lock(self, batch: list[Command]) -> Decided:
+        async with self._log.locked(self.zone) as head:
+            await self._catch_up(head)
+            decided = await self._decide_all(batch, head)
+            assert decided is not None, "nobody else writes while the head is locked"
+            appended = await self._append(decided)
+            assert appended, "nobody else writes while the head is locked"
+        return decided
+
+    async def _append(self, decided: Decided) -> bool:
+        return await self._log.append(self.zone, decided.head, decided.at, decided.batch)
+
+    def _commit(self, decided: Decided) -> None:
+        """The batch is durable: adopt its states, answer its commands, wake the followers."""
+        appended = len(decided.batch.streams)
+        fates = len(decided.batch.keys)
+        if fates or appended:
+            head = decided.head
+            self._head = Head(head.position + appended, head.number + fates, decided.at, head.clock)
+        self._remember(decided.states.changed)
+        for command, outcome in zip(decided.commands, decided.outcomes, strict=True):
+            self._answer(command, outcome)
+        if appended:
+            self._moved(self.zone, self.head.position)
+
+    async def _answer_known(self, batch: list[Command]) -> list[Command]:
+        """Some keys were used before: answer those from what is stored; returns the others."""
+        known = await self._log.fates(self.zone, [(c.principal, c.key) for c in batch if not c.dry_run])
+        rest = []
+        for command in batch:
+            fate = None if command.dry_run else known.get((command.principal, command.key))
+            if fate is None:
+                rest.append(command)
+            elif fate.request != command.request:
+                self._answer(command, key_reused(command.key, fate.position))
+            else:
+                self._answer(command, Outcome(fate.status, fate.answer, fate.position, hit=True))
+        if len(rest) == len(batch):
+            raise RuntimeError("the log refused a key that it does not know")
+        return rest
+
+    def _answer(self, command: Command, outcome: Outcome) -> None:
+        if command.outcome is not None and not command.outcome.done():
+            command.outcome.set_result(outcome)
+
+    # Deciding
+
+    async def _decide_all(self, batch: Sequence[Command], head: Head) -> Decided | None:
+        """Decide the whole batch as of `head`; None when this process turns out to be behind the log.
+
+        A decision that asks for a stream that is not in memory makes the whole batch run again once it is
+        loaded: decisions are pure, and the order of the batch is the order of the log.
+        """
+        at = self._time(batch, head)
+        self._drop_command_streams()
+        for _ in range(MOST_LOAD_ROUNDS):
+            decided = Decided(self.zone, self._states, head, at, batch)
+            if not decided.missing:
+                return decided
+            loaded = await self._log.load(self.zone, decided.missing, head.position)
+            if loaded is None:
+                return None
+            self._remember(loaded)
+        raise RuntimeError("a decision reads too many streams one after another")
+
+    def _time(self, batch: Sequence[Command], head: Head) -> datetime:
+        if head.clock == "manual":
+            return max(batch[0].at or head.at, head.at)
+        now = self._clock()
+        if now < head.at:
+            log.warning("clock_behind", zone=self.zone, behind_s=(head.at - now).total_seconds())
+        return max(now, head.at)
+
+    def _remember(self, entries: dict[str, Entry]) -> None:
+        for name, entry in entries.items():
+            self._states[name] = entry
+            self._states.move_to_end(name)
+            if entry.stream.of_command:
+                self._command_streams.append(name)
+
+    def _drop_command_streams(self) -> None:
+        """A stream that begins with a command's events does not hear of them by its own name: load it anew."""
+        for name in self._command_streams:
+            self._states.pop(name, None)
+        self._command_streams.clear()
+
+    def _forget(self) -> None:
+        while len(self._states) > self._most_streams:
+            self._states.popitem(last=False)
+
+    # Catching up
+
+    async def _catch_up(self, head: Head) -> None:
+        """Fold in what others appended since, so that the states are exact as of `head`."""
+        seen = self.head
+        if (head.position, head.number) < (seen.position, seen.number):
+            raise LogWentBack
+        if head.position - seen.position > MOST_TAIL:
+            self._states.clear()
+        else:
+            tail = [event async for event in self._log.tail(self.zone, seen.position, head.position)]
+            evolve_entries(self._states, tail)
+        self._head = head
+
+    async def _reconnect(self, batch: list[Command]) -> None:
+        """Find the log again and put the batch back: its keys tell whether its append was done after all."""
+        pause_s = 0.02
+        while True:
+            expired = [c for c in batch if c.deadline < time.monotonic()]
+            for command in expired:
+                self._answer(command, unavailable("the log does not answer"))
+            batch = [c for c in batch if c not in expired]
+            while self._queue and self._queue[0].deadline < time.monotonic():
+                self._answer(self._queue.popleft(), unavailable("the log does not answer"))
+            try:
+                await self._log.connect()
+                head = await self._log.head(self.zone)
+                if head is None:
+                    raise LogWentBack
+                await self._catch_up(head)
+            except LogUnavailable:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.5)
+                continue
+            self._queue.extendleft(reversed(batch))
+            return

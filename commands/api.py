@@ -1,0 +1,120 @@
+"""The write side as an application of its own: `uvicorn commands.api:app`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import os
+import pkgutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import structlog
+from fastapi import FastAPI
+from prometheus_client import Gauge
+
+import commands
+from commands._http import CommandApi, register
+from commands._log import PostgresLog
+from commands._zones import Zones
+from ops.access import Access
+from ops.health import add_health
+from ops.migrate import check_safe
+from ops.pool import open_pool
+from ops.settings import APP_ROLE, Settings, SettingsIncomplete
+from ops.web import App
+from workers._broker import Waker
+
+QUEUED = Gauge("fogbook_commands_queued", "Commands waiting for their batch", ["zone"])
+STREAMS = Gauge("fogbook_streams_in_memory", "Folded streams kept in memory", ["zone"])
+POSITION = Gauge("fogbook_log_position", "The log's position as this process knows it", ["zone"])
+
+log = structlog.get_logger("fogbook.commands")
+
+
+def load_routes() -> None:
+    """Import every context's routes."""
+    for module in pkgutil.iter_modules(commands.__path__):
+        if not module.name.startswith("_") and module.name != "api":
+            importlib.import_module(f"commands.{module.name}")
+
+
+class CommandService:
+    """What runs behind the write side's routes, between start-up and shutdown."""
+
+    def __init__(self) -> None:
+        self.api: CommandApi | None = None
+
+    def running(self) -> CommandApi:
+        assert self.api is not None, "requests come after start-up"
+        return self.api
+
+    @asynccontextmanager
+    async def run(self, settings: Settings) -> AsyncIterator[None]:
+        if not settings.database_url:
+            raise SettingsIncomplete("DATABASE_URL must be set.")
+        with psycopg.connect(settings.database_url, connect_timeout=5) as connection:
+            check_safe(connection)
+        waker = Waker(settings.redis_url or "redis://127.0.0.1:6379")
+        zones = Zones(
+            lambda: PostgresLog(settings.database_url, APP_ROLE, settings.prepare_statements),
+            moved=waker.moved,
+            failed=_stop_process,
+            most_streams=settings.streams_in_memory,
+        )
+        async with open_pool(settings, "fogbook commands", 4) as pool:
+            self.api = CommandApi(zones, Access(pool, settings.pepper_bytes))
+            tasks = [asyncio.create_task(waker.run()), asyncio.create_task(_observe(zones))]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await zones.stop()
+                waker.close()
+
+
+async def _observe(zones: Zones) -> None:
+    while True:
+        for sequencer in zones.all():
+            QUEUED.labels(sequencer.zone).set(sequencer.queued)
+            STREAMS.labels(sequencer.zone).set(sequencer.streams_in_memory)
+            POSITION.labels(sequencer.zone).set(sequencer.head.position)
+        await asyncio.sleep(1)
+
+
+def _stop_process(error: BaseException) -> None:
+    """A sequencer that cannot go on ends its process: whoever supervises it starts a fresh one."""
+    log.critical("process_stops", error=repr(error))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def freeze() -> None:
+    """What start-up made lives for ever: keep the collector off it, and let it run more rarely."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def make_app() -> App:
+    load_routes()
+    service = CommandService()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings = Settings()
+        async with service.run(settings), app.state.health.run(settings):
+            freeze()
+            yield
+
+    made = App(title="Fogbook commands", version="0.1.0", lifespan=lifespan)
+    register(made, service.running)
+    add_health(made)
+    return made
+
+
+app = make_app()

@@ -1,0 +1,8 @@
+"""The zone's own commands over HTTP."""
+
+from commands._http import OPERATOR, Context
+from domain.platform import AdvanceClock
+
+platform = Context(__name__)
+
+platform.post(AdvanceClock, OPERATOR)

@@ -1,0 +1,96 @@
+"""Is the process alive, can it serve, and what do its metrics say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from fastapi import Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from starlette.responses import Response
+
+from commands._codec import encode_json
+from ops.pool import open_pool
+from ops.problems import Problem, documented
+from ops.settings import Settings
+from ops.web import App
+
+MOST_LAG_S = 30.0
+
+LAGS = """
+SELECT c.zone, c.projection, h.position - c.position AS events,
+       CASE WHEN h.position = c.position THEN 0
+            ELSE extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 END AS seconds,
+       h.clock = 'real' AS real
+FROM checkpoints c
+JOIN heads h USING (zone)
+LEFT JOIN events e ON e.zone = c.zone AND e.position = c.position + 1
+WHERE c.live
+ORDER BY 1, 2
+"""
+
+
+class Health:
+    def __init__(self) -> None:
+        self._pool: AsyncConnectionPool[Any] | None = None
+
+    @asynccontextmanager
+    async def run(self, settings: Settings) -> AsyncIterator[None]:
+        async with open_pool(settings, "fogbook health", 1) as pool:
+            self._pool = pool
+            yield
+
+    async def alive(self, request: Request) -> Response:
+        return Response(b'{"status":"alive"}', media_type="application/json")
+
+    async def ready(self, request: Request) -> Response:
+        """The database answers, and no projection lags too far behind."""
+        assert self._pool is not None
+        try:
+            async with self._pool.connection() as connection:
+                rows = await (await connection.execute(LAGS)).fetchall()
+        except (psycopg.Error, PoolTimeout):
+            raise Problem(
+                503, "not-ready", "The database does not answer.", headers={"Retry-After": "1"}
+            ) from None
+        lags = [
+            {"zone": zone, "projection": projection, "events": events, "seconds": round(seconds or 0, 3)}
+            for zone, projection, events, seconds, _ in rows
+        ]
+        late = [
+            lag for lag, row in zip(lags, rows, strict=True) if row[4] and float(row[3] or 0) > MOST_LAG_S
+        ]
+        if late:
+            raise Problem(503, "not-ready", "A projection lags behind.", late=late)
+        return Response(encode_json({"status": "ready", "lags": lags}), media_type="application/json")
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def add_health(app: App) -> None:
+    health = Health()
+    app.state.health = health
+    ok: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}}}}
+    app.add(
+        "GET", "/healthz", health.alive, tags=["operations"], summary="Is the process alive", responses=ok
+    )
+    app.add(
+        "GET",
+        "/readyz",
+        health.ready,
+        tags=["operations"],
+        summary="Can it serve",
+        responses=ok | documented(503),
+    )
+    app.add(
+        "GET",
+        "/metrics",
+        health.metrics,
+        tags=["operations"],
+        summary="Prometheus metrics",
+        responses={200: {"content": {"text/plain": {}}}},
+    )

@@ -1,0 +1,72 @@
+"""`fogbook migrate`: the schema, the tables of the projections, the rights of the role that Fogbook works in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from psycopg import sql
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from ops.settings import APP_ROLE
+from projections._tables import table_statements
+
+LEAST_POSTGRES = 150_000
+
+
+class UnsafeDatabase(Exception):
+    """The server is too old, or set up so that an acknowledged command could be lost."""
+
+
+def check_safe(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Refuse a server that could lose what it acknowledged. Raises UnsafeDatabase."""
+    if connection.info.server_version < LEAST_POSTGRES:
+        raise UnsafeDatabase(f"PostgreSQL 15 or later is needed, this is {connection.info.server_version}.")
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
+        if row is not None and row[0] in ("off", "local" if name == "synchronous_commit" else "off"):
+            raise UnsafeDatabase(
+                f"PostgreSQL runs with {name}={row[0]}; acknowledged commands could be lost."
+            )
+
+
+def migrate(url: str) -> None:
+    """Bring a database up to date; safe to run twice, and by several at once."""
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url, connect_timeout=5), poolclass=NullPool
+    )
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    with psycopg.connect(url, connect_timeout=5) as own:
+        check_safe(own)
+        own.execute("SELECT pg_advisory_xact_lock(7045061002)")
+        own.execute("CREATE SCHEMA IF NOT EXISTS read")
+        for statement in table_statements():
+            own.execute(statement)
+        _grant(own)
+
+
+def _grant(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    role = sql.Identifier(APP_ROLE)
+    exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (APP_ROLE,)).fetchone()
+    if exists is None:
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+    for statement in (
+        "GRANT USAGE ON SCHEMA public, read TO {}",
+        "GRANT SELECT, INSERT ON events, commands TO {}",
+        "GRANT SELECT, INSERT, UPDATE ON heads, snapshots, timer_fates TO {}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, quarantine TO {}",
+        "GRANT SELECT, INSERT, UPDATE ON api_keys TO {}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read TO {}",
+        "GRANT {} TO CURRENT_USER",
+    ):
+        connection.execute(sql.SQL(statement).format(role))
+    login = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'fogbook'").fetchone()
+    if login is not None:
+        connection.execute(sql.SQL("GRANT {} TO fogbook").format(role))

@@ -1,0 +1,230 @@
+"""Blue/green rebuild: the next generation folds from position 0 beside the live one, catches up, and is swapped.
+
+Queries see the old generation until one transaction makes the new one live, at a position that is not lower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from projections._engine import (
+    Projection,
+    Record,
+    Rows,
+    all_projections,
+    copy_in,
+    flush,
+    fold,
+    fold_batch,
+    live_rows,
+)
+from projections._follower import HEAD, ensure_checkpoints, read_tail
+from projections._tables import Table
+
+COPY_CHUNK = 50_000
+DELETE_CHUNK = 10_000
+
+log = structlog.get_logger("fogbook.projections")
+
+COPY_OUT = """
+COPY (SELECT position, stream, version, type, data, meta, recorded_at FROM events
+      WHERE zone = {zone} AND position <= {upto} AND type = ANY({types}) ORDER BY position)
+TO STDOUT (FORMAT BINARY)
+"""
+COPY_TYPES = ["int8", "text", "int8", "text", "bytea", "bytea", "timestamptz"]
+
+NEXT_GENERATION = """
+INSERT INTO checkpoints (zone, projection, generation, code, live)
+SELECT %s, %s, max(generation) + 1, %s, false FROM checkpoints WHERE zone = %s AND projection = %s
+RETURNING generation
+"""
+
+PUT = """
+UPDATE checkpoints SET position = %s, updated_at = clock_timestamp(),
+    recorded_at = coalesce((SELECT recorded_at FROM events WHERE zone = %s AND position = %s), recorded_at)
+WHERE zone = %s AND projection = %s AND generation = %s AND position = %s
+"""
+
+LOCK_BOTH = """
+SELECT generation, position FROM checkpoints
+WHERE zone = %s AND projection = %s AND (live OR generation = %s) ORDER BY generation FOR UPDATE
+"""
+
+# Two statements in this order: only one generation may be live at a time, at the end of each.
+RETIRE = "UPDATE checkpoints SET live = false, tenure = NULL WHERE zone = %s AND projection = %s AND live"
+PROMOTE = "UPDATE checkpoints SET live = true WHERE zone = %s AND projection = %s AND generation = %s"
+DROP_OTHERS = "DELETE FROM checkpoints WHERE zone = %s AND projection = %s AND NOT live AND generation < %s"
+DROP_QUARANTINE = "DELETE FROM quarantine WHERE zone = %s AND projection = %s AND generation < %s"
+
+
+def rebuild(
+    connect: Callable[[], psycopg.Connection[Any]],
+    zone: str,
+    projection: Projection,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Build the next generation and make it live; returns the position it reached.
+
+    Raises HandlerFailed when a handler still raises: then the live generation stays as it is.
+    """
+    with connect() as connection, connect() as reader:
+        ensure_checkpoints(connection, zone)
+        row = connection.execute(
+            NEXT_GENERATION, (zone, projection.name, projection.code, zone, projection.name)
+        ).fetchone()
+        assert row is not None
+        generation = int(row[0])
+        try:
+            _fold_history(connection, reader, zone, projection, generation, progress)
+            position = _catch_up_and_swap(connection, zone, projection, generation)
+        except BaseException:
+            _discard(connection, zone, projection, generation)
+            raise
+        _sweep(connection, zone, projection, generation)
+        log.info("rebuilt", zone=zone, projection=projection.name, generation=generation, position=position)
+        return position
+
+
+def _fold_history(
+    connection: psycopg.Connection[Any],
+    reader: psycopg.Connection[Any],
+    zone: str,
+    projection: Projection,
+    generation: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Fold everything up to today's head in memory, and COPY the rows in."""
+    row = reader.execute(HEAD, (zone,)).fetchone()
+    head = int(row[0]) if row else 0
+    rows = Rows(projection, zone, generation)
+    with connection.transaction():
+        for chunk in _chunks(history(reader, zone, head, list(projection.handlers))):
+            fold(rows, chunk)
+            for kind, added in rows.added.items():
+                if added:
+                    copy_in(connection, rows, kind, added)
+                    rows.added[kind] = []
+            progress(chunk[-1].position, head)
+        for kind, kept in rows.kept.items():
+            copy_in(connection, rows, kind, (row for row in kept.values() if row is not None))
+        connection.execute(PUT, (head, zone, head, zone, projection.name, generation, 0))
+    progress(head, head)
+
+
+def history(connection: psycopg.Connection[Any], zone: str, upto: int, types: list[str]) -> Iterator[Record]:
+    """All events of the given types up to a position, by COPY."""
+    statement = sql.SQL(COPY_OUT).format(
+        zone=sql.Literal(zone), upto=sql.Literal(upto), types=sql.Literal(types)
+    )
+    with connection.cursor().copy(statement) as copy:
+        copy.set_types(COPY_TYPES)
+        for row in copy.rows():
+            yield Record(*row)
+
+
+def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    chunk: list[Record] = []
+    for record in records:
+        chunk.append(record)
+        if len(chunk) >= COPY_CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _catch_up_and_swap(
+    connection: psycopg.Connection[Any], zone: str, projection: Projection, generation: int
+) -> int:
+    """Follow the log until the end is near, then finish and swap under both checkpoints' locks."""
+    rows = live_rows(projection, zone, generation)
+    while _step(connection, rows) > 0:
+        pass
+    with connection.transaction():
+        locked = dict(connection.execute(LOCK_BOTH, (zone, projection.name, generation)).fetchall())
+        live = max((position for g, position in locked.items() if g != generation), default=0)
+        while locked[generation] < live:
+            _step(connection, rows)
+            locked = dict(connection.execute(LOCK_BOTH, (zone, projection.name, generation)).fetchall())
+        connection.execute(RETIRE, (zone, projection.name))
+        connection.execute(PROMOTE, (zone, projection.name, generation))
+        return int(locked[generation])
+
+
+def _step(connection: psycopg.Connection[Any], rows: Any) -> int:
+    name, zone, generation = rows.projection.name, rows.zone, rows.generation
+    with connection.transaction():
+        row = connection.execute(
+            "SELECT position FROM checkpoints WHERE zone = %s AND projection = %s AND generation = %s FOR UPDATE",
+            (zone, name, generation),
+        ).fetchone()
+        assert row is not None
+        records = read_tail(connection, zone, row[0])
+        if records:
+            fold_batch(connection, rows, records)
+            flush(connection, rows)
+            last = records[-1].position
+            connection.execute(PUT, (last, zone, last, zone, name, generation, row[0]))
+        return len(records)
+
+
+def _discard(connection: psycopg.Connection[Any], zone: str, projection: Projection, generation: int) -> None:
+    connection.execute(
+        "DELETE FROM checkpoints WHERE zone = %s AND projection = %s AND generation = %s AND NOT live",
+        (zone, projection.name, generation),
+    )
+    for table in projection.tables:
+        _delete_rows(connection, table, zone, "=", generation)
+
+
+def _sweep(connection: psycopg.Connection[Any], zone: str, projection: Projection, generation: int) -> None:
+    """Remove what older generations left behind."""
+    connection.execute(DROP_OTHERS, (zone, projection.name, generation))
+    connection.execute(DROP_QUARANTINE, (zone, projection.name, generation))
+    for table in projection.tables:
+        _delete_rows(connection, table, zone, "<", generation)
+
+
+def _delete_rows(
+    connection: psycopg.Connection[Any], table: Table, zone: str, comparison: str, generation: int
+) -> None:
+    statement = sql.SQL(
+        "DELETE FROM {table} WHERE ctid = ANY(ARRAY("
+        "SELECT ctid FROM {table} WHERE zone = %s AND generation {comparison} %s LIMIT %s))"
+    ).format(table=sql.SQL(table.name), comparison=sql.SQL(comparison))
+    while connection.execute(statement, (zone, generation, DELETE_CHUNK)).rowcount:
+        pass
+
+
+def digest(connection: psycopg.Connection[Any], zone: str, projection: Projection) -> str:
+    """SHA-256 over all live rows of a projection, ordered by key: two folds of one history give one digest."""
+    digests = []
+    for table in projection.tables:
+        columns = [name for name in table.all_columns if name != "generation"]
+        statement = sql.SQL(
+            "SELECT encode(sha256(convert_to("
+            "coalesce(string_agg(r::text, chr(10) ORDER BY {key}), ''), 'UTF8')), 'hex')"
+            " FROM (SELECT {columns} FROM {table} t JOIN checkpoints c USING (zone, generation)"
+            " WHERE zone = %s AND c.projection = %s AND c.live) r"
+        ).format(
+            key=sql.SQL(", ").join(sql.SQL("r.{}").format(sql.Identifier(k)) for k in table.key),
+            columns=sql.SQL(", ").join(
+                sql.SQL("t.{}").format(sql.Identifier(c)) if c != "zone" else sql.SQL("zone") for c in columns
+            ),
+            table=sql.SQL(table.name),
+        )
+        row = connection.execute(statement, (zone, projection.name)).fetchone()
+        assert row is not None
+        digests.append(row[0])
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def rebuild_all(connect: Callable[[], psycopg.Connection[Any]], zone: str) -> None:
+    for projection in all_projections().values():
+        rebuild(connect, zone, projection)

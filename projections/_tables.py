@@ -1,0 +1,165 @@
+"""Rows of read models: a dataclass says what a table holds, and is the only place that does.
+
+Every table lies in the schema `read` and begins with `zone` and `generation` (blue/green rebuilds); it ends with
+`position` (of the last event that touched the row) and `incomplete` (an event that concerns it is quarantined).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+
+import projections
+
+T = TypeVar("T")
+
+Money = Annotated[int, "numeric(38,0)"]
+"""A signed amount in an asset's smallest unit."""
+
+_SQL_TYPES = {
+    str: 'text COLLATE "C"',
+    int: "bigint",
+    bool: "boolean",
+    datetime: "timestamptz",
+    dict: "jsonb",
+    list: "jsonb",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    sql_type: str
+    nullable: bool
+
+    @property
+    def array_type(self) -> str:
+        return self.sql_type.removesuffix(' COLLATE "C"') + "[]"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is derived from a row's dataclass."""
+
+    name: str
+    row: type
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    indexes: tuple[str, ...]
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        return ("zone", "generation", *(c.name for c in self.columns), "position", "incomplete")
+
+
+class Row:
+    """Base of all rows; `position` and `incomplete` are kept by the engine."""
+
+    __slots__ = ("incomplete", "position")
+    position: int
+    incomplete: bool
+
+
+@dataclass_transform()
+def table(name: str, *, key: tuple[str, ...], indexes: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]:
+    """Declare a row: key fields without defaults first, all others with defaults.
+
+    `indexes` are column lists behind zone and generation (`"asset, posted DESC"`).
+    """
+
+    def declare(cls: type[T]) -> type[T]:
+        row = dataclass(slots=True)(cls)
+        columns = tuple(_column(f, hint) for f, hint in _hints(row))
+        unset = {f.name for f in fields(row) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
+        if unset != set(key):
+            raise TypeError(f"{cls.__name__}: the fields without a default must be its key {key}")
+        row.__table__ = Table(f"read.{name}", row, key, columns, indexes)  # type: ignore[attr-defined]
+        return row
+
+    return declare
+
+
+def table_of(row: type) -> Table:
+    declared: Table = row.__table__  # type: ignore[attr-defined]
+    return declared
+
+
+def _hints(row: type) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(row, include_extras=True)
+    for f in fields(row):
+        yield f.name, hints[f.name]
+
+
+def _column(name: str, hint: Any) -> Column:
+    nullable = False
+    if get_origin(hint) in (UnionType,) and NoneType in get_args(hint):
+        nullable = True
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is Annotated:
+        return Column(name, hint.__metadata__[0], nullable)
+    return Column(name, _SQL_TYPES[get_origin(hint) or hint], nullable)
+
+
+@functools.cache
+def tables() -> tuple[Table, ...]:
+    """All tables of all projections, found by walking this package."""
+    from projections._engine import all_projections
+
+    return tuple(table for projection in all_projections().values() for table in projection.tables)
+
+
+def load_all() -> None:
+    """Import every context's projections."""
+    for module in pkgutil.iter_modules(projections.__path__):
+        importlib.import_module(f"projections.{module.name}")
+
+
+def table_statements() -> Iterator[str]:
+    """The DDL of all read models; safe to run again, and adds the columns that are new."""
+    for t in tables():
+        columns = ", ".join(_column_sql(t, c) for c in t.columns)
+        key = ", ".join(("zone", "generation", *t.key))
+        yield (
+            f'CREATE TABLE IF NOT EXISTS {t.name} (zone text COLLATE "C" NOT NULL, generation integer NOT NULL, '
+            f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))"
+        )
+        for column in t.columns:
+            if column.name not in t.key:
+                yield f"ALTER TABLE {t.name} ADD COLUMN IF NOT EXISTS {_column_sql(t, column)}"
+        for i, index in enumerate(t.indexes, 1):
+            short = t.name.removeprefix("read.")
+            yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {t.name} (zone, generation, {index})"
+
+
+def _column_sql(t: Table, column: Column) -> str:
+    if column.name in t.key:
+        return f"{column.name} {column.sql_type} NOT NULL"
+    if column.nullable:
+        return f"{column.name} {column.sql_type}"
+    f = next(f for f in fields(t.row) if f.name == column.name)
+    default = f.default_factory() if f.default_factory is not MISSING else f.default
+    return f"{column.name} {column.sql_type} NOT NULL DEFAULT {_literal(default)}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if value in ({}, []):
+        return f"'{value}'"
+    if isinstance(value, datetime):
+        return f"'{value.isoformat()}'"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def from_sql(value: Any) -> Any:
+    """Whole numbers come back from `numeric` as Decimal."""
+    return int(value) if isinstance(value, Decimal) else value
