@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     worker_key: SecretStr = SecretStr("")
     """The API key of the workers, role worker."""
     streams_in_memory: int = 50_000
+    query_connections: int = 8
     min_position_wait_s: float = 5.0
     log_level: str = "info"
 

@@ -1,0 +1,39 @@
+"""What is due later. Each context's projections put its timers here; a worker issues their commands.
+
+State decides whether a due command still matters, so a timer is never cancelled; the events that settle the
+matter merely take its row away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from datetime import datetime
+from typing import Any
+
+from commands._codec import EPOCH
+from projections._engine import Projection, Rows
+from projections._tables import Row, table
+
+
+@table("timers", key=("timer",), indexes=("due_at",))
+class Timer(Row):
+    timer: str
+    due_at: datetime = EPOCH
+    context: str = ""
+    command: str = ""
+    body: dict[str, Any] = field(default_factory=dict)
+    act_as: str = ""
+
+
+timers = Projection("timers", Timer)
+
+
+def schedule(rows: Rows, timer: str, due_at: datetime, context: str, command: str, **body: Any) -> None:
+    """Let a command fall due. The same timer again moves it to the new time."""
+    row = rows.of(Timer, timer)
+    row.due_at, row.context, row.command, row.body = due_at, context, command, body
+
+
+def settle(rows: Rows, timer: str) -> None:
+    """The matter is settled: nothing is left to do for this timer."""
+    rows.delete(Timer, timer)

@@ -1,0 +1,69 @@
+"""The read side as an application of its own: `uvicorn queries.api:app`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+import queries
+from ops.access import Access
+from ops.health import add_health
+from ops.pool import open_pool
+from ops.settings import Settings, SettingsIncomplete
+from ops.web import App
+from queries._http import QueryApi, register
+from queries.history import register_history
+
+
+def load_queries() -> None:
+    """Import every context's queries."""
+    for module in pkgutil.iter_modules(queries.__path__):
+        if not module.name.startswith("_") and module.name != "api":
+            importlib.import_module(f"queries.{module.name}")
+
+
+class QueryService:
+    """What runs behind the read side's routes, between start-up and shutdown."""
+
+    def __init__(self) -> None:
+        self.api: QueryApi | None = None
+
+    def running(self) -> QueryApi:
+        assert self.api is not None, "requests come after start-up"
+        return self.api
+
+    @asynccontextmanager
+    async def run(self, settings: Settings) -> AsyncIterator[None]:
+        if not settings.database_url:
+            raise SettingsIncomplete("DATABASE_URL must be set.")
+        async with open_pool(settings, "fogbook queries", settings.query_connections) as pool:
+            self.api = QueryApi(pool, Access(pool, settings.pepper_bytes), settings.min_position_wait_s)
+            yield
+
+
+def register_all(app: App, service: QueryService) -> None:
+    load_queries()
+    register(app, service.running)
+    register_history(app, service.running)
+
+
+def make_app() -> App:
+    service = QueryService()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings = Settings()
+        async with service.run(settings), app.state.health.run(settings):
+            yield
+
+    made = App(title="Fogbook queries", version="0.1.0", lifespan=lifespan)
+    register_all(made, service)
+    add_health(made)
+    return made
+
+
+app = make_app()
