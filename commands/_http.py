@@ -127,9 +127,11 @@ class CommandApi:
         return Response(b"".join(answers), media_type="application/x-ndjson")
 
     async def _line(self, line: bytes, base: Envelope) -> bytes:
-        key = ""
+        key: Any = ""
         try:
-            route, key, body = _parse_line(line)
+            parsed = _parse_line(line)
+            key = parsed["key"]
+            route = _route_of(parsed)
             envelope = Envelope(
                 base.caller,
                 base.zone,
@@ -142,11 +144,11 @@ class CommandApi:
                 base.causation,
             )
             _allow(base.caller, route)
-            outcome = await self._submit(self._command(route, body, envelope), base.zone)
+            outcome = await self._submit(self._command(route, parsed["body"], envelope), base.zone)
             status, answer = outcome.status, outcome.body
         except Problem as problem:
             status, answer = problem.status, encode_json(problem.body)
-        shown = encode_json(key if isinstance(key, str) else "")
+        shown = encode_json(key if isinstance(key, str) and key.isprintable() else "")
         return b'{"key":%b,"status":%d,"body":%b}\n' % (shown, status, answer)
 
     def _envelope(self, request: Request, caller: Caller, key: str | None, dry_run: bool) -> Envelope:
@@ -288,15 +290,19 @@ def _allow(caller: Caller, route: Route) -> None:
         )
 
 
-def _parse_line(line: bytes) -> tuple[Route, Any, Any]:
+def _parse_line(line: bytes) -> dict[str, Any]:
     parsed = strict_json(line)
     if not isinstance(parsed, dict) or set(parsed) != {"context", "command", "key", "body"}:
         raise Problem(400, "malformed-line", "A line is an object with context, command, key and body.")
+    return parsed
+
+
+def _route_of(parsed: dict[str, Any]) -> Route:
     context, command = parsed["context"], parsed["command"]
     route = ROUTES.get(f"{context}/{command}")
     if not isinstance(context, str) or not isinstance(command, str) or route is None:
         raise Problem(404, "unknown-command", "There is no such command.")
-    return route, parsed["key"], parsed["body"]
+    return route
 
 
 def _response(outcome: Outcome, envelope: Envelope, route: Route) -> Response:

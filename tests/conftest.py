@@ -79,9 +79,7 @@ def new_database(servers: Servers, _template: str) -> Iterator[Callable[[], Data
         with psycopg.connect(servers.superuser_url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template}")
         made.append(name)
-        return Database(
-            name, _renamed(servers.database_url, name), _renamed(servers.superuser_url, name)
-        )
+        return Database(name, _renamed(servers.database_url, name), _renamed(servers.superuser_url, name))
 
     yield make
     with psycopg.connect(servers.superuser_url, autocommit=True) as connection:
