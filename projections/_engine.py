@@ -21,6 +21,7 @@ from psycopg.types.json import Jsonb
 
 from commands._codec import event_decoder
 from projections._tables import Row, Table, from_sql, load_all, table_of
+from projections._watchdog import HandlerHung
 
 R = TypeVar("R", bound=Row)
 Handler = Callable[["Rows", Any, "Record"], None]
@@ -263,8 +264,10 @@ def keys_of(rows: Rows, records: Iterable[Record]) -> dict[type[Any], list[tuple
     for record in records:
         try:
             fold(probe, (record,))
-        except HandlerFailed:
-            continue  # A blank row may well break a handler; the real fold decides.
+        except HandlerFailed as error:
+            if isinstance(error.__cause__, HandlerHung):
+                raise
+            # Otherwise go on: a blank row may well break a handler; the real fold decides.
     return {row: list(kept) for row, kept in probe.kept.items()}
 
 

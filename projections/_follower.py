@@ -26,11 +26,12 @@ from projections._engine import (
     keys_of,
     live_rows,
 )
-from projections._watchdog import watchdog
+from projections._watchdog import HandlerHung, watchdog
 
 BATCH = 2_000
 MOST_ATTEMPTS = 5
 LEASE_S = 3
+RAISED = "raised: "
 FOLD_LIMIT_S = 10.0
 CAREFUL_LIMIT_S = 3.0
 
@@ -327,7 +328,8 @@ class Follower:
                 self._store(fed, records)
         except HandlerFailed as failed:
             self._forget([fed])
-            reason = repr(failed.__cause__)
+            hung = isinstance(failed.__cause__, HandlerHung)
+            reason = ("hung: " if hung else RAISED) + repr(failed.__cause__)
             self._connection.execute(NOTE_ERROR, (reason, *fed.key, failed.record.position))
             log.warning("attempt_failed", at=str(failed), error=reason, projection=fed.projection.name)
             return 1
@@ -356,6 +358,8 @@ class Follower:
                 "event_quarantined", position=record.position, projection=fed.projection.name, error=error
             )
             fed.quarantined.add(record.stream)
+            self._quarantine(fed, record, error, mark=error.startswith(RAISED))
+            return
         self._quarantine(fed, record, "an earlier event of its stream is quarantined")
 
     @property
@@ -365,9 +369,13 @@ class Follower:
             self._second = self._connect()
         return self._second
 
-    def _quarantine(self, fed: Fed, record: Record, reason: str) -> None:
+    def _quarantine(self, fed: Fed, record: Record, reason: str, mark: bool = True) -> None:
+        """Set an event aside, and mark the rows that miss it. To learn which those are means to run its handler
+        on blank rows; that is not tried again with one that hung or killed its worker."""
         self._connection.execute(QUARANTINE, (*fed.key, record.position, record.stream, reason))
-        fed.rows.position = record.position
-        for row, keys in keys_of(fed.rows, [record]).items():
-            for key in keys:
-                fed.rows.of(row, *key).incomplete = True
+        if mark:
+            fed.rows.connection = self._connection
+            fed.rows.position = record.position
+            for row, keys in keys_of(fed.rows, [record]).items():
+                for key in keys:
+                    fed.rows.of(row, *key).incomplete = True

@@ -124,18 +124,22 @@ def load_all() -> None:
 def table_statements() -> Iterator[str]:
     """The DDL of all read models; safe to run again, and adds the columns that are new."""
     for t in tables():
-        columns = ", ".join(_column_sql(t, c) for c in t.columns)
-        key = ", ".join(("zone", "generation", *t.key))
-        yield (
-            f'CREATE TABLE IF NOT EXISTS {t.name} (zone text COLLATE "C" NOT NULL, generation integer NOT NULL, '
-            f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))"
-        )
-        for column in t.columns:
-            if column.name not in t.key:
-                yield f"ALTER TABLE {t.name} ADD COLUMN IF NOT EXISTS {_column_sql(t, column)}"
-        for i, index in enumerate(t.indexes, 1):
-            short = t.name.removeprefix("read.")
-            yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {t.name} (zone, generation, {index})"
+        yield from statements_of(t)
+
+
+def statements_of(t: Table) -> Iterator[str]:
+    columns = ", ".join(_column_sql(t, c) for c in t.columns)
+    key = ", ".join(("zone", "generation", *t.key))
+    yield (
+        f'CREATE TABLE IF NOT EXISTS {t.name} (zone text COLLATE "C" NOT NULL, generation integer NOT NULL, '
+        f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))"
+    )
+    for column in t.columns:
+        if column.name not in t.key:
+            yield f"ALTER TABLE {t.name} ADD COLUMN IF NOT EXISTS {_column_sql(t, column)}"
+    short = t.name.removeprefix("read.")
+    for i, index in enumerate(t.indexes, 1):
+        yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {t.name} (zone, generation, {index})"
 
 
 def _column_sql(t: Table, column: Column) -> str:

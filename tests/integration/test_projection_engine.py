@@ -1,0 +1,374 @@
+"""The projection engine on real PostgreSQL: each event counts once, poison is set aside, rebuilds show no gap."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from commands._codec import EPOCH, event_encoder, event_leaf, zone_prefix
+from domain.ledger import Credited, Debited, WalletFrozen, WalletOpened
+from projections import _follower
+from projections._engine import HandlerFailed, Projection, Record, Rows
+from projections._follower import MOST_ATTEMPTS, Follower
+from projections._rebuild import digest, rebuild
+from projections._tables import Money, Row, statements_of, table, table_of
+from tests.conftest import Database
+
+
+@table("test_totals", key=("account",))
+class Total(Row):
+    account: str
+    amount: Money = 0
+    events: int = 0
+
+
+@table("test_lines", key=("line",))
+class Line(Row):
+    line: int
+    account: str = ""
+
+
+@dataclass
+class Bench:
+    """A log that is written by hand, and one projection of it."""
+
+    database: Database
+    projection: Projection
+    position: int = 0
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return self.database.connect()
+
+    def append(self, *events: tuple[str, Any]) -> None:
+        """One command's events."""
+        meta = '{"command":"c1","by":"x","i":%d,"n":%d}'
+        with self.database.superuser() as connection:
+            for i, (stream, event) in enumerate(events, 1):
+                self.position += 1
+                data = event_encoder(type(event))(event)
+                m = (meta % (i, len(events))).encode()
+                name = type(event).__name__
+                leaf = event_leaf(zone_prefix("main"), self.position, stream, self.position, name, 0, m, data)
+                connection.execute(
+                    "INSERT INTO events VALUES ('main', %s, %s, %s, %s, %s, %s, %s, %s)",
+                    (self.position, stream, self.position, name, data, m, EPOCH, leaf),
+                )
+            connection.execute("UPDATE heads SET position = %s WHERE zone = 'main'", (self.position,))
+
+    def pay(self, source: str, target: str, amount: int) -> None:
+        self.append(
+            (source, Debited("FOG", amount, target, "t")), (target, Credited("FOG", amount, source, "t"))
+        )
+
+    def follow(self) -> None:
+        """Feed until everything is taken or set aside."""
+        follower = Follower(self.connect, "main")
+        try:
+            assert follower.begin()
+            while not follower.caught_up(self.position):
+                follower.advance()
+            follower.end()
+        finally:
+            follower.close()
+
+    def totals(self) -> dict[str, tuple[int, int, bool]]:
+        with self.connect() as connection:
+            rows = connection.execute(
+                "SELECT account, amount, events, t.incomplete FROM read.test_totals t"
+                " JOIN checkpoints c USING (zone, generation) WHERE c.projection = 'test' AND c.live"
+            ).fetchall()
+        return {account: (int(amount), events, incomplete) for account, amount, events, incomplete in rows}
+
+    def quarantined(self) -> list[tuple[int, str]]:
+        with self.connect() as connection:
+            return connection.execute(
+                "SELECT position, error FROM quarantine WHERE quarantined ORDER BY position"
+            ).fetchall()
+
+    def digest(self) -> str:
+        with self.connect() as connection:
+            return digest(connection, "main", self.projection)
+
+
+def make_projection() -> Projection:
+    made = Projection.__new__(Projection)
+    made.name, made.code, made.rows, made.handlers = "test", "1", (Total, Line), {}
+
+    @made.on(Debited)
+    def debited(rows: Rows, event: Debited, record: Record) -> None:
+        total = rows.of(Total, record.stream)
+        total.amount -= event.amount
+        total.events += 1
+
+    @made.on(Credited)
+    def credited(rows: Rows, event: Credited, record: Record) -> None:
+        total = rows.of(Total, record.stream)
+        total.amount += event.amount
+        total.events += 1
+        rows.add(Line(record.position, record.stream))
+
+    return made
+
+
+@pytest.fixture
+def bench(database: Database, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    projection = make_projection()
+    monkeypatch.setattr(_follower, "all_projections", lambda: {"test": projection})
+    with database.superuser() as connection:
+        connection.execute("INSERT INTO heads (zone, clock) VALUES ('main', 'real')")
+        for row in (Total, Line):
+            for statement in statements_of(table_of(row)):
+                connection.execute(statement)
+        connection.execute("GRANT ALL ON ALL TABLES IN SCHEMA read TO fogbook_app")
+    return Bench(database, projection)
+
+
+def test_each_event_counts_once_however_the_log_is_cut(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded = random.Random(7)
+    digests = set()
+    for _ in range(60):
+        bench.pay(f"wallet:{seeded.randrange(9)}", f"wallet:{seeded.randrange(9)}", seeded.randrange(1, 99))
+    for cut in (1, 2, 3, 7, 1000):
+        monkeypatch.setattr(_follower, "BATCH", cut)
+        monkeypatch.setattr(_follower.read_tail, "__defaults__", (cut,))
+        with bench.database.superuser() as connection:
+            connection.execute("TRUNCATE checkpoints, read.test_totals, read.test_lines")
+        bench.follow()
+        digests.add(bench.digest())
+    rebuild(bench.connect, "main", bench.projection)
+    digests.add(bench.digest())
+    assert len(digests) == 1
+
+
+def test_nobody_sees_half_a_command(bench: Bench) -> None:
+    for _ in range(5):
+        bench.pay("wallet:a", "wallet:b", 1)
+    with bench.connect() as connection:
+        for limit in range(1, 10):
+            taken = _follower.read_tail(connection, "main", 0, limit)
+            assert taken
+            assert taken[-1].ends_command
+
+
+def test_followers_at_once_count_each_event_once(bench: Bench) -> None:
+    for i in range(200):
+        bench.pay("wallet:a", f"wallet:{i % 7}", 1)
+
+    def follow() -> None:
+        follower = Follower(bench.connect, "main")
+        follower._fed = {}
+        with bench.connect() as connection:
+            connection.execute("UPDATE checkpoints SET tenure = NULL")
+        if follower.begin():
+            for fed in follower._fed.values():
+                fed.careful_until = 0
+            while not follower.caught_up(bench.position):
+                follower.advance()
+        follower.close()
+
+    threads = [threading.Thread(target=follow) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with bench.connect() as connection:
+        connection.execute("UPDATE checkpoints SET tenure = NULL")
+    bench.follow()
+    assert bench.totals()["wallet:a"][:2] == (-200, 200)
+    assert sum(amount for amount, _, _ in bench.totals().values()) == 0
+
+
+def test_a_second_follower_leaves_the_work_to_the_first(bench: Bench) -> None:
+    first, second = Follower(bench.connect, "main"), Follower(bench.connect, "main")
+    assert first.begin()
+    assert not second.begin()
+    first.end()
+    assert second.begin()
+    second.end()
+    first.close()
+    second.close()
+
+
+def poison(bench: Bench, behave: Callable[[], None], amount: int = 666) -> None:
+    healthy = bench.projection.handlers["Debited"]
+
+    def handler(rows: Rows, event: Any, record: Record) -> None:
+        rows.of(Total, record.stream)
+        if event.amount == amount:
+            behave()
+        healthy(rows, event, record)
+
+    bench.projection.handlers["Debited"] = handler
+
+
+def raises() -> None:
+    raise ZeroDivisionError("poison")
+
+
+def hangs() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("behave", "error"), [(raises, "ZeroDivisionError"), (hangs, "HandlerHung")])
+def test_poison_is_set_aside_with_its_stream_and_the_others_go_on(
+    bench: Bench, behave: Callable[[], None], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_follower, "FOLD_LIMIT_S", 0.3)
+    monkeypatch.setattr(_follower, "CAREFUL_LIMIT_S", 0.2)
+    bench.pay("wallet:a", "wallet:b", 1)
+    bench.pay("wallet:bad", "wallet:b", 666)
+    bench.pay("wallet:bad", "wallet:b", 2)
+    bench.pay("wallet:a", "wallet:b", 3)
+    poison(bench, behave)
+    bench.follow()
+    totals = bench.totals()
+    assert totals["wallet:a"] == (-4, 2, False)
+    assert totals["wallet:b"] == (672, 4, False)
+    positions = bench.quarantined()
+    assert [position for position, _ in positions] == [3, 5]
+    assert error in positions[0][1]
+    with bench.connect() as connection:
+        row = connection.execute("SELECT attempts FROM quarantine WHERE position = 3").fetchone()
+        assert row is not None
+        assert row[0] <= MOST_ATTEMPTS + 1
+
+
+def test_rows_that_miss_events_say_so_and_a_repair_makes_them_whole(bench: Bench) -> None:
+    healthy = dict(bench.projection.handlers)
+    bench.pay("wallet:bad", "wallet:b", 1)
+    bench.follow()
+    bench.pay("wallet:bad", "wallet:b", 666)
+    poison(bench, raises)
+    bench.follow()
+    assert bench.totals()["wallet:bad"] == (-1, 1, True)
+    assert not bench.totals()["wallet:b"][2]
+    bench.projection.handlers = healthy
+    rebuild(bench.connect, "main", bench.projection)
+    assert bench.totals()["wallet:bad"] == (-667, 2, False)
+    assert bench.quarantined() == []
+    repaired = bench.digest()
+    rebuild(bench.connect, "main", bench.projection)
+    assert bench.digest() == repaired
+
+
+KILLER = """
+import os, signal, sys
+from tests.integration import test_projection_engine as t
+from projections import _follower
+from tests.conftest import Database
+projection = t.make_projection()
+_follower.all_projections = lambda: {"test": projection}
+bench = t.Bench(Database(*sys.argv[1:4]), projection, int(sys.argv[4]))
+t.poison(bench, lambda: os.kill(os.getpid(), signal.SIGKILL))
+_follower.LEASE_S = 0
+bench.follow()
+"""
+
+
+def test_an_event_that_kills_its_worker_is_counted_and_set_aside(bench: Bench) -> None:
+    bench.pay("wallet:a", "wallet:b", 1)
+    bench.pay("wallet:bad", "wallet:b", 666)
+    bench.pay("wallet:a", "wallet:b", 3)
+    codes = []
+    for _ in range(MOST_ATTEMPTS + 3):
+        database = bench.database
+        arguments = [database.name, database.url, database.superuser_url, str(bench.position)]
+        done = subprocess.run(
+            [sys.executable, "-c", KILLER, *arguments],
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"PYTHONPATH": "."},
+            capture_output=True,
+            check=False,
+        )
+        codes.append(done.returncode)
+        if done.returncode != -signal.SIGKILL:
+            break
+    assert codes == [-signal.SIGKILL] * (MOST_ATTEMPTS + 1) + [0], done.stderr.decode()
+    assert bench.totals()["wallet:a"] == (-4, 2, False)
+    assert [position for position, _ in bench.quarantined()] == [3]
+
+
+def test_a_rebuild_beside_a_busy_log_misses_nothing_and_never_steps_back(bench: Bench) -> None:
+    for _ in range(50):
+        bench.pay("wallet:a", "wallet:b", 1)
+    bench.follow()
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        with bench.connect() as connection:
+            while not stop.is_set():
+                row = connection.execute(
+                    "SELECT c.position, t.amount FROM checkpoints c JOIN read.test_totals t USING (zone, generation)"
+                    " WHERE c.live AND c.projection = 'test' AND t.account = 'wallet:b'"
+                ).fetchone()
+                assert row is not None, "there is always a live answer"
+                assert row[0] == 2 * row[1], "the rows are those of the position"
+                seen.append(row[0])
+
+    def write() -> None:
+        for _ in range(100):
+            bench.pay("wallet:a", "wallet:b", 1)
+            bench.follow()
+
+    watcher, writer = threading.Thread(target=look), threading.Thread(target=write)
+    watcher.start()
+    writer.start()
+    for _ in range(5):
+        rebuild(bench.connect, "main", bench.projection)
+    writer.join()
+    rebuild(bench.connect, "main", bench.projection)
+    stop.set()
+    watcher.join()
+    bench.follow()
+    assert seen == sorted(seen)
+    assert bench.totals()["wallet:b"][0] == 150
+
+
+def test_a_rebuild_that_fails_leaves_the_live_generation_alone(bench: Bench) -> None:
+    bench.pay("wallet:a", "wallet:b", 5)
+    bench.follow()
+    before = bench.digest()
+    bench.pay("wallet:a", "wallet:b", 666)
+    poison(bench, raises)
+    with pytest.raises(HandlerFailed):
+        rebuild(bench.connect, "main", bench.projection)
+    assert bench.digest() == before
+    with bench.connect() as connection:
+        assert connection.execute("SELECT count(*) FROM checkpoints").fetchone() == (1,)
+        assert connection.execute("SELECT count(DISTINCT generation) FROM read.test_totals").fetchone() == (
+            1,
+        )
+
+
+def test_rows_that_handlers_delete_are_gone_and_may_come_back(bench: Bench) -> None:
+    @bench.projection.on(WalletFrozen)
+    def frozen(rows: Rows, event: WalletFrozen, record: Record) -> None:
+        rows.delete(Total, record.stream)
+
+    bench.pay("wallet:a", "wallet:b", 5)
+    bench.follow()
+    bench.append(("wallet:b", WalletFrozen("x")))
+    bench.follow()
+    assert set(bench.totals()) == {"wallet:a"}
+    bench.append(("wallet:b", WalletFrozen("again")))
+    bench.pay("wallet:a", "wallet:b", 7)
+    bench.append(("wallet:c", WalletOpened("c")))
+    bench.follow()
+    assert bench.totals()["wallet:b"] == (7, 1, False)
+    live = bench.digest()
+    rebuild(bench.connect, "main", bench.projection)
+    assert bench.digest() == live
