@@ -25,7 +25,7 @@ from commands._zones import Zones
 from domain._kernel import Ref, kebab
 from ops.access import Access, Caller
 from ops.problems import Problem, documented
-from ops.web import MOST_BATCH_BYTES, App, body_of, zone_of
+from ops.web import MOST_BATCH_BYTES, App, body_of, headers_of, zone_of
 
 MOST_LINES = 1_000
 KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
@@ -51,10 +51,8 @@ class Route:
     roles: frozenset[str]
     main: Main | None
     """The stream that If-Match speaks of, from the command and the principal."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.context}/{kebab(self.command.__name__)}"
+    name: str
+    """`ledger/transfer`"""
 
     @property
     def path(self) -> str:
@@ -71,7 +69,7 @@ class Context:
         self.name = name.rpartition(".")[2]
 
     def post(self, command: type, roles: frozenset[str], main: Main | None = None) -> None:
-        route = Route(self.name, command, roles, main)
+        route = Route(self.name, command, roles, main, f"{self.name}/{kebab(command.__name__)}")
         ROUTES[route.name] = route
 
 
@@ -99,23 +97,24 @@ class CommandApi:
 
     async def one(self, route: Route, request: Request) -> Response:
         """POST of a single command."""
-        headers = request.headers
+        headers = headers_of(request)
         caller = await self._access.caller(headers.get("authorization"))
         dry_run = _dry_run(request)
-        envelope = self._envelope(request, caller, headers.get("idempotency-key"), dry_run)
+        envelope = self._envelope(headers, caller, headers.get("idempotency-key"), dry_run)
         _allow(caller, route)
-        body = strict_json(await body_of(request))
+        body = strict_json(await body_of(request, headers))
         outcome = await self._submit(self._command(route, body, envelope), envelope.zone)
         return _response(outcome, envelope, route)
 
     async def many(self, request: Request) -> Response:
         """POST of NDJSON: each line a command, each answered on its own, in order."""
-        caller = await self._access.caller(request.headers.get("authorization"))
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-ndjson":
+        headers = headers_of(request)
+        caller = await self._access.caller(headers.get("authorization"))
+        if headers.get("content-type", "").partition(";")[0].strip() != "application/x-ndjson":
             raise Problem(415, "unsupported-media-type", "Many commands come as application/x-ndjson.")
         dry_run = _dry_run(request)
-        base = self._envelope(request, caller, "-", dry_run)
-        lines = (await body_of(request, MOST_BATCH_BYTES)).splitlines()
+        base = self._envelope(headers, caller, "-", dry_run)
+        lines = (await body_of(request, headers, MOST_BATCH_BYTES)).splitlines()
         if len(lines) > MOST_LINES:
             raise Problem(
                 413,
@@ -151,9 +150,8 @@ class CommandApi:
         shown = encode_json(key if isinstance(key, str) and key.isprintable() else "")
         return b'{"key":%b,"status":%d,"body":%b}\n' % (shown, status, answer)
 
-    def _envelope(self, request: Request, caller: Caller, key: str | None, dry_run: bool) -> Envelope:
-        headers = request.headers
-        zone = zone_of(request)
+    def _envelope(self, headers: dict[str, str], caller: Caller, key: str | None, dry_run: bool) -> Envelope:
+        zone = zone_of(headers)
         if not caller.may_enter(zone):
             raise Problem(403, "zone-not-allowed", "The key is not for this zone.", zone=zone)
         return Envelope(

@@ -142,12 +142,13 @@ FROM unnest(%s::text[], %s::text[]) AS w(principal, key)
 JOIN commands c ON c.zone = %s AND c.principal = w.principal AND c.key = w.key
 """
 
+# Binary parameters (%b): as text, every string of every array would be escaped by a regular expression.
 APPEND = """
-SELECT append_to_log(%s, %s, %s, %s,
-    %s::text[], %s::text[], %s::text[], %s::bytea[], %s::bigint[], %s::smallint[], %s::bytea[], %s::bigint[],
-    %s::integer[], %s::bytea[],
-    %s::text[], %s::bigint[], %s::text[], %s::bytea[], %s::bytea[], %s::bytea[],
-    %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bytea[])
+SELECT append_to_log(%b, %b, %b, %b,
+    %b::text[], %b::text[], %b::text[], %b::bytea[], %b::bigint[], %b::smallint[], %b::bytea[], %b::bigint[],
+    %b::integer[], %b::bytea[],
+    %b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[],
+    %b::text[], %b::bigint[], %b::bigint[], %b::text[], %b::bytea[])
 """
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -19,6 +19,7 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import Counter, Histogram
 from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -111,6 +112,8 @@ def answer(handler: Handler, route: str) -> Handler:
 def to_problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "client-left", "The client left before its body was complete.")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout):
         log.warning("database_unavailable", error=str(error))
         return Problem(503, "unavailable", "The database does not answer.", headers={"Retry-After": "1"})
@@ -135,31 +138,38 @@ async def _defect(request: Request, error: Exception) -> Response:
     return to_problem(error).response()
 
 
-def zone_of(request: Request) -> str:
+def headers_of(request: Request) -> dict[str, str]:
+    """All headers by their lower-case names; looking them up one by one would search the list each time."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+
+
+def zone_of(headers: Mapping[str, str]) -> str:
     """The zone that a request is about. Raises Problem 400."""
-    zone = request.headers.get("fogbook-zone", "main")
+    zone = headers.get("fogbook-zone", "main")
     if not ZONE.match(zone):
         raise Problem(400, "malformed-zone", "A zone's name is 1 to 63 of the characters a-z 0-9 . _ -")
     return zone
 
 
-async def body_of(request: Request, limit: int = MOST_BODY_BYTES) -> bytes:
+async def body_of(request: Request, headers: Mapping[str, str], limit: int = MOST_BODY_BYTES) -> bytes:
     """The whole body, within the limits of size and time. Raises Problem 413 and 408."""
-    declared = request.headers.get("content-length")
+    declared = headers.get("content-length")
     if declared is not None and declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
-    chunks: list[bytes] = []
-    size = 0
+    body: bytes = b""
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                body += message.get("body", b"")
+                if len(body) > limit:
                     raise _too_large(limit)
-                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return body
     except TimeoutError:
         raise Problem(408, "body-too-slow", f"The body took more than {BODY_DEADLINE_S:.0f} s.") from None
-    return b"".join(chunks)
 
 
 def _too_large(limit: int) -> Problem:

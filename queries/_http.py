@@ -245,7 +245,7 @@ class QueryApi:
     async def caller(self, request: Request, roles: frozenset[str]) -> tuple[Caller, str]:
         """Who asks, and about which zone. Raises Problem 401 and 403."""
         caller = await self.access.caller(request.headers.get("authorization"))
-        zone = zone_of(request)
+        zone = zone_of(request.headers)
         if not caller.may_enter(zone):
             raise Problem(403, "zone-not-allowed", "The key is not for this zone.", zone=zone)
         if caller.role not in roles:

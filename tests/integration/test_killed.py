@@ -1,0 +1,175 @@
+"""kill -9 of API and workers under load: nothing acknowledged is lost, nothing counts twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from ops.pool import connect
+from projections._engine import all_projections
+from projections._rebuild import digest, rebuild
+from tests.running import Running, running
+
+POINTS = 20
+CLIENTS = 12
+WALLETS = 8
+RETRY = (httpx.TransportError, httpx.TimeoutException)
+
+pytestmark = pytest.mark.xdist_group("up")
+
+
+@dataclass
+class Load:
+    """Clients that send transfers and remember, outside the system, what was acknowledged."""
+
+    up: Running
+    seed: int
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    acknowledged: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    unanswered: int = 0
+    repeated: int = 0
+
+    async def client(self, http: httpx.AsyncClient, number: int) -> None:
+        seeded = random.Random(self.seed * 1000 + number)
+        sent = 0
+        while not self.stop.is_set():
+            sent += 1
+            source, target = seeded.sample(range(WALLETS), 2)
+            body = {
+                "from": f"wallet:w{source}",
+                "to": f"wallet:w{target}",
+                "amount": str(seeded.randrange(1, 400)),
+            }
+            await self.once(http, f"{number}-{sent}", f"w{source}", body)
+
+    async def once(self, http: httpx.AsyncClient, key: str, by: str, body: Any) -> None:
+        """Send until there is an answer: a caller that got none sends the same again."""
+        while True:
+            try:
+                response = await http.post(
+                    f"{self.up.url}/commands/ledger/transfer",
+                    headers=self.up.headers(by) | {"idempotency-key": key},
+                    json=body,
+                )
+            except RETRY:
+                self.unanswered += 1
+                await asyncio.sleep(0.02)
+                continue
+            if response.status_code == 503:
+                await asyncio.sleep(0.02)
+                continue
+            assert response.status_code in (200, 409), response.text
+            self.repeated += response.headers.get("idempotency-hit") == "true"
+            self.acknowledged[key] = response.status_code, response.content
+            return
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to pass")
+
+
+async def kill_at_random(up: Running, load: Load, seeded: random.Random) -> dict[str, int]:
+    """Kill the API or the workers, whichever is due, at points that differ in every run of the seed."""
+    killed = {"api": 0, "worker": 0}
+    for point in range(POINTS):
+        name = ("api", "worker")[point % 2]
+        before = len(load.acknowledged)
+        await asyncio.sleep(seeded.uniform(0.02, 0.3))
+        await until(lambda before=before: len(load.acknowledged) >= before + 5)
+        pid = up.pids()[name]
+        os.kill(pid, signal.SIGKILL)
+        killed[name] += 1
+        await until(lambda name=name, pid=pid: up.pids().get(name, pid) != pid)
+    return killed
+
+
+async def play(up: Running, seed: int) -> tuple[Load, dict[str, int]]:
+    load = Load(up, seed)
+    async with httpx.AsyncClient(timeout=20) as http:
+        for number in range(WALLETS):
+            await up.ok(http, "ledger/open-wallet", {"wallet": f"wallet:w{number}"}, by=f"w{number}")
+            mint = {"to": f"wallet:w{number}", "amount": "2000", "reason": "start", "reference": "r"}
+            await up.ok(http, "ledger/mint-tokens", mint)
+        clients = [asyncio.create_task(load.client(http, number)) for number in range(CLIENTS)]
+        killed = await kill_at_random(up, load, random.Random(seed))
+        load.stop.set()
+        await asyncio.gather(*clients)
+    return load, killed
+
+
+def fates(connection: psycopg.Connection[Any]) -> dict[str, tuple[int, bytes]]:
+    rows = connection.execute("SELECT key, status, answer FROM commands WHERE zone = 'main'").fetchall()
+    return {key: (status, answer) for key, status, answer in rows}
+
+
+def balances(acknowledged: dict[str, tuple[int, bytes]]) -> dict[str, int]:
+    """A plain model: what the acknowledged transfers leave in each wallet."""
+    held = {f"wallet:w{number}": 2000 for number in range(WALLETS)}
+    for status, answer in acknowledged.values():
+        if status == 200:
+            for event in json.loads(answer)["events"]:
+                sign = 1 if event["type"] == "Credited" else -1
+                held[event["stream"]] += sign * int(event["data"]["amount"])
+    return held
+
+
+def test_kill_9_of_api_and_workers_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
+    seed = 11
+    with running(tmp_path / "fog home") as up:
+        load, killed = asyncio.run(play(up, seed))
+        with connect(up.database_url, "test") as connection:
+            stored = fates(connection)
+            lost = [key for key, fate in load.acknowledged.items() if stored.get(key) != fate]
+            assert lost == []
+            row = connection.execute(
+                "SELECT count(*), max(position), count(DISTINCT (stream, version)) FROM events WHERE zone = 'main'"
+            ).fetchone()
+            assert row is not None
+            assert row[0] == row[1] == row[2], "positions without a gap, versions without a repetition"
+            follow_to_the_end(up, connection)
+            live = {name: digest(connection, "main", p) for name, p in all_projections().items()}
+            rows = connection.execute(
+                "SELECT account, posted FROM read.ledger_balances b JOIN checkpoints c USING (zone, generation)"
+                " WHERE zone = 'main' AND c.live AND c.projection = 'ledger' AND account LIKE 'wallet:w%'"
+            ).fetchall()
+            assert {account: int(posted) for account, posted in rows} == balances(load.acknowledged)
+            for name, projection in all_projections().items():
+                rebuild(lambda: connect(up.database_url, "test", bounded=False), "main", projection)
+                assert digest(connection, "main", projection) == live[name], name
+    print(
+        f"seed {seed}: {len(load.acknowledged)} acknowledged, {killed} killed, {load.unanswered} unanswered,"
+        f" {load.repeated} answered again"
+    )
+    assert killed == {"api": POINTS // 2, "worker": POINTS // 2}
+    assert load.unanswered > 0, "a quiet run proves nothing"
+    assert load.repeated > 0, "no command was ever in doubt"
+
+
+def follow_to_the_end(up: Running, connection: psycopg.Connection[Any]) -> None:
+    """Let the workers finish; they are the ones under test."""
+    with httpx.Client(timeout=30) as http:
+        position = connection.execute("SELECT position FROM heads WHERE zone = 'main'").fetchone()
+        assert position is not None
+        for projection in ("ledger/balance?account=wallet:w0", "staking/validators?limit=1"):
+            mark = "&" if "?" in projection else "?"
+            while True:
+                response = http.get(
+                    f"{up.url}/queries/{projection}{mark}min_position={position[0]}", headers=up.headers()
+                )
+                if response.status_code == 200:
+                    break

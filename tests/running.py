@@ -1,0 +1,77 @@
+"""A whole Fogbook in a process of its own, started and stopped as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+_keys = count(1)
+
+
+@dataclass
+class Running:
+    home: Path
+    process: subprocess.Popen[bytes]
+    url: str
+    admin_key: str
+    database_url: str
+    superuser_url: str
+    redis_url: str
+
+    def pids(self) -> dict[str, int]:
+        """As of now: children that ended are started again under other pids."""
+        pids: dict[str, int] = json.loads((self.home / "run.json").read_text())["pids"]
+        return pids
+
+    def headers(self, by: str = "", zone: str = "main") -> dict[str, str]:
+        headers = {"authorization": f"Bearer {self.admin_key}", "fogbook-zone": zone}
+        return headers | ({"fogbook-act-as": by} if by else {})
+
+    async def ok(self, http: httpx.AsyncClient, path: str, body: Any, by: str = "") -> Any:
+        response = await http.post(
+            f"{self.url}/commands/{path}",
+            headers=self.headers(by) | {"idempotency-key": f"r{next(_keys)}"},
+            json=body,
+        )
+        assert response.status_code == 200, response.text
+        return response.json()
+
+
+@contextmanager
+def running(home: Path, *arguments: str) -> Iterator[Running]:
+    """`fogbook up --empty` until the block ends."""
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("FOGBOOK_", "DATABASE_", "REDIS_"))
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ops.cli", "up", "--home", str(home), "--port", "0", "--empty", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        while not (home / "run.json").exists():
+            if process.poll() is not None:
+                assert process.stdout is not None
+                raise AssertionError(process.stdout.read().decode())
+            time.sleep(0.02)
+        found = json.loads((home / "run.json").read_text())
+        found.pop("pids")
+        yield Running(home, process, **found)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
