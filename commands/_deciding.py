@@ -66,11 +66,10 @@ class Outcome:
 
 
 class Missing(Exception):
-    """A decision asked for a stream that is not in memory."""
+    """A decision asked for streams that are not in memory."""
 
-    def __init__(self, stream: Stream[Any], name: str) -> None:
-        self.stream = stream
-        self.name = name
+    def __init__(self, streams: dict[str, Stream[Any]]) -> None:
+        self.streams = streams
 
 
 class States:
@@ -86,11 +85,23 @@ class States:
     def entry(self, stream: Stream[Any], name: str) -> Entry:
         entry = self.mine.get(name) or self.changed.get(name) or self.known.get(name)
         if entry is None:
-            raise Missing(stream, name)
+            raise Missing({name: stream})
         return entry
 
     def __call__(self, stream: Stream[Any], id: str) -> Any:
         return self.entry(stream, stream.name(id)).state
+
+    def many(self, stream: Stream[Any], ids: Sequence[str]) -> list[Any]:
+        """Many states; those that are missing are asked for together."""
+        names = [stream.name(id) for id in ids]
+        missing = {
+            name: stream
+            for name in names
+            if name not in self.mine and name not in self.changed and name not in self.known
+        }
+        if missing:
+            raise Missing(missing)
+        return [self.entry(stream, name).state for name in names]
 
     def apply(self, where: Ref, event: Any) -> int:
         """Fold one event in; returns its version."""
@@ -125,7 +136,7 @@ class Decided:
             try:
                 self.outcomes.append(self._decide(command))
             except Missing as missing:
-                self.missing[missing.name] = missing.stream
+                self.missing |= missing.streams
         self._add_snapshots()
 
     @property

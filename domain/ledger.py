@@ -777,20 +777,16 @@ def mint_tokens(command: MintTokens, issued: Issued, read: Read) -> Decision:
 
 def burn_tokens(command: BurnTokens, issued: Issued, read: Read) -> Decision:
     known(read, command.asset)
-    yield from pay(
-        read,
-        issued,
-        command.from_,
-        WORLD,
-        command.amount,
-        "burn",
-        asset=command.asset,
-        reference=command.reference,
+    may_spend(read, issued, command.from_)
+    yield from burn(
+        read, command.from_, command.amount, command.reason, command.reference, asset=command.asset
     )
-    yield (
-        assets(command.asset),
-        TokensBurned(command.amount, command.from_, command.reason, command.reference),
-    )
+
+
+def burn(read: Read, source: str, amount: int, reason: str, reference: str, *, asset: str = FOG) -> Decision:
+    """Take units out of the world. Who may do so was decided by the caller."""
+    yield assets(asset), TokensBurned(amount, source, reason, reference)
+    yield from move(read, source, WORLD, amount, "burn", asset=asset, reference=reference)
 
 
 def transfer(command: Transfer, issued: Issued, read: Read) -> Decision:
