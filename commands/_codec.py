@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib
 import pkgutil
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ import msgspec
 import domain
 from domain._kernel import Stream, snake
 
+ZONE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
+"""What a zone may be called."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 MOST_ENTRY_BYTES = 65_535
@@ -138,6 +141,18 @@ def event_decoder(type_name: str) -> Callable[[bytes], Any] | None:
 def decode_event(type_name: str, data: bytes) -> Any | None:
     decoder = event_decoder(type_name)
     return decoder(data) if decoder else None
+
+
+class UnknownEventType(Exception):
+    """The log holds events that this code does not know: it is older than what wrote them, and must not decide."""
+
+
+def decode_known(type_name: str, data: bytes) -> Any:
+    """The event; raises UnknownEventType where skipping it would fold a wrong state."""
+    decoder = event_decoder(type_name)
+    if decoder is None:
+        raise UnknownEventType(type_name)
+    return decoder(data)
 
 
 # Snapshots

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import psycopg
 from psycopg import AsyncConnection
 
-from commands._codec import Recorded, decode_event, state_decoder, state_schema
+from commands._codec import Recorded, decode_known, state_decoder, state_schema
 from domain._kernel import Stream
 
 SNAPSHOT_EVERY = 500
@@ -236,7 +236,7 @@ class PostgresLog:
         rows = await self._rows(EVENTS_OF_STREAMS, (list(entries), versions, zone, upto))
         for name, version, event_type, data in rows:
             entry = entries[name]
-            entry.state = entry.stream.evolve(entry.state, decode_event(event_type, data))
+            entry.state = entry.stream.evolve(entry.state, decode_known(event_type, data))
             entry.version = version
         return entries
 
@@ -245,7 +245,7 @@ class PostgresLog:
         number = name.partition(":")[2].removeprefix("c")
         if number.isdecimal() and len(number) < 19:
             for event_type, data in await self._rows(EVENTS_OF_COMMAND, (zone, int(number), upto)):
-                state = stream.evolve(state, decode_event(event_type, data))
+                state = stream.evolve(state, decode_known(event_type, data))
         return state
 
     async def tail(self, zone: str, after: int, upto: int) -> AsyncIterator[Recorded]:
@@ -279,6 +279,8 @@ class PostgresLog:
         try:
             async with self._connection.transaction():
                 rows = await self._rows(HEAD + " FOR UPDATE", (zone,))
+                if not rows:
+                    raise LogUnavailable(f"the zone {zone} is gone")
                 yield Head(*rows[0])
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise LogUnavailable(str(error)) from error
@@ -289,5 +291,5 @@ def evolve_entries(entries: dict[str, Entry], events: Iterable[Recorded]) -> Non
     for event in events:
         entry = entries.get(event.stream)
         if entry is not None:
-            entry.state = entry.stream.evolve(entry.state, decode_event(event.type, event.data))
+            entry.state = entry.stream.evolve(entry.state, decode_known(event.type, event.data))
             entry.version = event.version

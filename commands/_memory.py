@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from commands._codec import EPOCH, Recorded, decode_event, state_decoder, state_schema
+from commands._codec import EPOCH, Recorded, decode_known, state_decoder, state_schema
 from commands._log import Batch, Entry, Fate, Head, KeyUsed
 from domain._kernel import Stream
 
@@ -55,10 +55,10 @@ class MemoryLog:
                     entry.state, entry.version, entry.snapshot = state_decoder(kind)(state), version, version
             if stream.of_command:
                 for event in self._of_command(name, upto):
-                    entry.state = stream.evolve(entry.state, decode_event(event.type, event.data))
+                    entry.state = stream.evolve(entry.state, decode_known(event.type, event.data))
             for event in self.store.events[:upto]:
                 if event.stream == name and event.version > entry.version:
-                    entry.state = stream.evolve(entry.state, decode_event(event.type, event.data))
+                    entry.state = stream.evolve(entry.state, decode_known(event.type, event.data))
                     entry.version = event.version
                     self.loads += 1
         return entries

@@ -11,7 +11,6 @@ only the sequencer appends there. An event larger than an entry of the log (65,5
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,11 +44,10 @@ from eventsourcing.utils import Environment, EnvType, resolve_topic, retry, strt
 from psycopg import Cursor
 from psycopg_pool import ConnectionPool
 
-from commands._codec import EntryTooLarge, event_leaf, microseconds, zone_prefix
+from commands._codec import ZONE, EntryTooLarge, event_leaf, microseconds, zone_prefix
 from commands._log import APPEND, Batch, connection_options
 from ops.settings import APP_ROLE
 
-ZONE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 CONNECTIONS = 10
 POLL_S = 0.01
 MOST_POLL_S = 0.1
@@ -226,10 +224,11 @@ class FogbookAggregateRecorder(AggregateRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
-        where = (self.datastore.zone, self._purpose, self.datastore.stream(originator_id))
+        stream = self.datastore.stream(originator_id)
+        where = (self.datastore.zone, self._purpose, stream, *_versions(gt, lte), limit)
         with self.datastore.cursor() as cursor:
-            cursor.execute(UNORDERED_BACKWARDS if desc else UNORDERED, (*where, *_versions(gt, lte), limit))
-            return [StoredEvent(originator_id, *row) for row in cursor]
+            cursor.execute(UNORDERED_BACKWARDS if desc else UNORDERED, where)
+            return [StoredEvent(self.datastore.originator(stream), *row) for row in cursor]
 
 
 class FogbookApplicationRecorder(ApplicationRecorder):
@@ -300,10 +299,11 @@ class FogbookApplicationRecorder(ApplicationRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
-        where = (self.datastore.zone, self.datastore.stream(originator_id))
+        stream = self.datastore.stream(originator_id)
+        where = (self.datastore.zone, stream, *_versions(gt, lte), limit)
         with self.datastore.cursor() as cursor:
-            cursor.execute(EVENTS_BACKWARDS if desc else EVENTS, (*where, *_versions(gt, lte), limit))
-            return [StoredEvent(originator_id, *row) for row in cursor]
+            cursor.execute(EVENTS_BACKWARDS if desc else EVENTS, where)
+            return [StoredEvent(self.datastore.originator(stream), *row) for row in cursor]
 
     @read_again
     def select_notifications(
@@ -352,8 +352,10 @@ class FogbookSubscription(ListenNotifySubscription[ApplicationRecorder]):
                 # Only `stop` sets this event.
                 self._has_been_notified.wait(pause_s)
         except BaseException as error:
-            self._thread_error = error
-            self.stop()
+            # A queue that was shut down under our hands is how stopping looks from here.
+            if not self._has_been_stopped:
+                self._thread_error = error
+                self.stop()
 
     def _pull(self) -> None:
         """Pass on what is new. All up to the head is visible, so what was not wanted is never read again."""

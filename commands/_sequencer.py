@@ -12,11 +12,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import structlog
 
 from commands._deciding import Command, Decided, Outcome, failed, key_reused, unavailable
 from commands._log import ClockAhead, Entry, Head, KeyUsed, Log, LogUnavailable, evolve_entries
+from domain._kernel import Stream
+
+S = TypeVar("S")
 
 MOST_QUEUED = 4_096
 MOST_A_BATCH = 512
@@ -74,6 +78,12 @@ class Sequencer:
             return False
         self._task = asyncio.create_task(self._run(), name=f"sequencer {self.zone}")
         return True
+
+    async def state(self, stream: Stream[S], id: str) -> S:
+        """A stream's state at the head; only while no command was submitted yet."""
+        name = stream.name(id)
+        loaded = await self._log.load(self.zone, {name: stream}, self.head.position)
+        return loaded[name].state if loaded else stream.initial
 
     async def stop(self) -> None:
         if self._task is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from commands._log import PostgresLog
 from commands._sequencer import Sequencer
+from domain.platform import zones
 
 MOST_ZONES = 256
 
@@ -47,6 +48,10 @@ class Zones:
                 most_streams=max(1_000, self._most_streams // (len(self._sequencers) + 1)),
             )
             if not await sequencer.start():
+                return None
+            if not (await sequencer.state(zones, "self")).clock:
+                # A zone of another application (or one that is just being created) takes no commands of ours.
+                await sequencer.stop()
                 return None
             self._sequencers[zone] = sequencer
             return sequencer

@@ -19,6 +19,7 @@ from domain.staking import (
     Slash,
     Unjail,
     WithdrawCommission,
+    allocations,
     positions,
     slashes,
     unbondings,
@@ -38,8 +39,8 @@ staking.post(Redelegate, PARTICIPANT, lambda c, by: positions(c.source, by))
 staking.post(ClaimRewards, ANYONE, lambda c, by: positions(c.validator, c.delegator or by))
 staking.post(WithdrawCommission, PARTICIPANT, lambda c, by: validators(c.validator))
 staking.post(SetAutoCompound, PARTICIPANT, lambda c, by: positions(c.validator, by))
-staking.post(AllocateRewards, OPERATOR)
-staking.post(Slash, OPERATOR, lambda c, by: validators(c.validator))
+staking.post(AllocateRewards, OPERATOR, lambda c, by: allocations(c.reference))
+staking.post(Slash, OPERATOR, lambda c, by: slashes(c.evidence_id))
 staking.post(Jail, OPERATOR, lambda c, by: validators(c.validator))
 staking.post(Unjail, PARTICIPANT, lambda c, by: validators(c.validator))
 staking.post(AppealSlash, PARTICIPANT, lambda c, by: slashes(c.evidence_id))

@@ -17,6 +17,10 @@ PEPPER_FILE = "pepper"
 KEYS_FILE = "keys.json"
 
 
+class Refused(Exception):
+    """What was asked for cannot be done; the message is one sentence for the person who asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A running `fogbook up`, as it describes itself in HOME/run.json."""

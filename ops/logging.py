@@ -62,9 +62,7 @@ def redact(logger: object, method: str, event: Event) -> Event:
 
 
 def hide_secrets(text: str) -> str:
-    return _SECRETS.sub(
-        lambda found: f"{found['key'] or found['url'] or found['conninfo']}***", text
-    )
+    return _SECRETS.sub(lambda found: f"{found['key'] or found['url'] or found['conninfo']}***", text)
 
 
 def _render_exception(logger: object, method: str, event: Event) -> Event:
@@ -80,7 +78,9 @@ def _render_json(logger: object, method: str, event: Event) -> str:
     try:
         return encode_json(event).decode()
     except TypeError:
-        return encode_json({name: value if isinstance(value, int) else str(value) for name, value in event.items()}).decode()
+        return encode_json(
+            {name: value if isinstance(value, int) else str(value) for name, value in event.items()}
+        ).decode()
 
 
 class _ToStructlog(logging.Handler):

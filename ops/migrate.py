@@ -59,8 +59,8 @@ def _grant(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
     for statement in (
         "GRANT USAGE ON SCHEMA public, read TO {}",
-        "GRANT SELECT, INSERT ON events, commands TO {}",
-        "GRANT SELECT, INSERT, UPDATE ON heads, snapshots, timer_fates TO {}",
+        "GRANT SELECT, INSERT ON events, commands, recorder_events TO {}",
+        "GRANT SELECT, INSERT, UPDATE ON heads, snapshots, timer_fates, recorder_tracking TO {}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, quarantine TO {}",
         "GRANT SELECT, INSERT, UPDATE ON api_keys TO {}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read TO {}",

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,9 +21,9 @@ import psycopg
 import structlog
 
 from ops._supervise import Child, spawn
-from ops.home import RUN_FILE, Run, keep_pepper, write_run
+from ops.home import RUN_FILE, Refused, Run, keep_pepper, write_run
 from ops.keys import keep_keys
-from ops.migrate import migrate
+from ops.migrate import UnsafeDatabase, migrate
 from ops.pool import connect
 from ops.servers import Servers, ServersFailed, start_servers
 from ops.servers._home import lock_home, make_home
@@ -50,8 +50,8 @@ WHERE NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.zone = h.zone AND c.live A
 log = structlog.get_logger("fogbook.up")
 
 
-class UpFailed(Exception):
-    """It cannot run; the message is one sentence for the person who asked for it."""
+class UpFailed(Refused):
+    """It cannot run; the message says why."""
 
 
 @dataclass(slots=True)
@@ -144,14 +144,17 @@ class Up:
             supervised.stop()
 
 
-def up(home: Path, port: int | None, *, empty: bool, say: Callable[[str], None], tell: Callable[[Run], None]) -> None:
+def up(
+    home: Path, port: int | None, *, empty: bool, say: Callable[[str], None], tell: Callable[[Run], None]
+) -> None:
     """Run until SIGINT or SIGTERM. `say` gets what is going on, `tell` the run once it is ready.
 
     Raises UpFailed and ServersFailed.
     """
     settings = Settings()
-    with contextlib.ExitStack() as undo:
-        undo.enter_context(_signals())
+    _let_signals_interrupt()
+    # To be told to stop is no failure, not even before everything has started.
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as undo:
         make_home(home)
         os.close(lock_home(home))  # Say at once that the home is in use, before a port is looked for.
         (home / "log").mkdir(mode=0o700, exist_ok=True)
@@ -165,6 +168,8 @@ def up(home: Path, port: int | None, *, empty: bool, say: Callable[[str], None],
             migrate(superuser_url)
         except psycopg.OperationalError as error:
             raise UpFailed(f"The database cannot be migrated: {_one_line(error)}.") from error
+        except UnsafeDatabase as error:
+            raise UpFailed(str(error)) from error
         new = _first_zone(database_url)
         with connect(database_url, "fogbook up") as connection:
             keys = keep_keys(connection, home, pepper.encode())
@@ -175,21 +180,18 @@ def up(home: Path, port: int | None, *, empty: bool, say: Callable[[str], None],
         _start_children(running, listening, env, undo)
         _wait_until_ready(running, host, chosen)
         _wait_for_workers(database_url)
-        if new and not empty:
-            _seed(running, env)
         undo.callback((home / RUN_FILE).unlink, missing_ok=True)
         running.publish()
+        if new and not empty:
+            _seed(running, env)
         tell(running.run)
-        with contextlib.suppress(KeyboardInterrupt):
-            running.supervise()
-        say("Stopping.")
+        running.supervise()
 
 
 # Starting
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def _let_signals_interrupt() -> None:
     """SIGTERM means what Ctrl-C means; while everything is being stopped, neither disturbs."""
 
     def interrupt(number: int, frame: object) -> None:
@@ -199,7 +201,6 @@ def _signals() -> Iterator[None]:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    yield
 
 
 def _listen(host: str, port: int | None, say: Callable[[str], None]) -> socket.socket:

@@ -7,7 +7,6 @@ routes stay registered, so the OpenAPI document is complete); everything else go
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -23,12 +22,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from commands._codec import ZONE
 from ops.problems import SCHEMA, Problem, documented
 
 MOST_BODY_BYTES = 65_536
 MOST_BATCH_BYTES = 4 * 1024 * 1024
 BODY_DEADLINE_S = 10.0
-ZONE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import psycopg
 
-from commands._codec import encode_json
+from commands._codec import ZONE, encode_json
 from commands._deciding import Command
 from commands._log import PostgresLog
 from commands._sequencer import Sequencer
 from domain.platform import CreateZone, create_zone
+from ops.home import Refused
 from ops.pool import connect
 from ops.settings import APP_ROLE
-from ops.web import ZONE
 
 MANUAL_START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -26,7 +26,7 @@ INSERT INTO heads (zone, clock, recorded_at) VALUES (%s, %s, %s) ON CONFLICT (zo
 ZONES = "SELECT zone, clock, position, number, recorded_at FROM heads ORDER BY zone"
 
 
-class ZoneRefused(Exception):
+class ZoneRefused(Refused):
     """The zone cannot be made as asked; the message says why."""
 
 

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 Money = Annotated[int, "numeric(38,0)"]
 """A signed amount in an asset's smallest unit."""
+Total = Annotated[int, "numeric"]
+"""A sum of amounts over time, or a number scaled by 10**18: it may outgrow any one amount."""
 
 _SQL_TYPES = {
     str: 'text COLLATE "C"',

@@ -25,7 +25,15 @@ class Timer(Row):
     act_as: str = ""
 
 
-timers = Projection("timers", Timer)
+@table("timers_next", key=("subject",))
+class Next(Row):
+    """The timer that stands for something that falls due again and again."""
+
+    subject: str
+    timer: str = ""
+
+
+timers = Projection("timers", Timer, Next)
 
 
 def schedule(rows: Rows, timer: str, due_at: datetime, context: str, command: str, **body: Any) -> None:
@@ -37,3 +45,24 @@ def schedule(rows: Rows, timer: str, due_at: datetime, context: str, command: st
 def settle(rows: Rows, timer: str) -> None:
     """The matter is settled: nothing is left to do for this timer."""
     rows.delete(Timer, timer)
+
+
+def schedule_next(
+    rows: Rows, subject: str, due_at: datetime, context: str, command: str, **body: Any
+) -> None:
+    """Let what recurs fall due once more, in place of its timer before. Each time is a timer of its own, because
+    what became of a timer is kept by its name."""
+    standing = rows.of(Next, subject)
+    if standing.timer:
+        settle(rows, standing.timer)
+    standing.timer = f"{subject}:{due_at.isoformat()}"
+    schedule(rows, standing.timer, due_at, context, command, **body)
+
+
+def settle_next(rows: Rows, subject: str) -> None:
+    """It no longer recurs."""
+    standing = rows.find(Next, subject)
+    if standing is not None:
+        if standing.timer:
+            settle(rows, standing.timer)
+        rows.delete(Next, subject)

@@ -1,24 +1,24 @@
 """Queries over HTTP: one SQL statement against read-model tables, its position, and nothing computed twice.
 
 A query is a name, the dataclass of its rows and a SELECT over `read.*` tables joined with `live`, which stands
-for the live generation of the query's projection. Pages, amounts as strings, times and the answer's JSON are
-added here, around the SELECT, in the same statement: rows and position are of one snapshot.
+for the live generation of the query's projection (`live.as_of` is the time of the last event that it reflects).
+Pages, amounts as strings, times and the answer's JSON are added here, around the SELECT, in the same statement:
+rows and position are of one snapshot.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import inspect
 import re
-import time
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
+import psycopg
 from fastapi import Request
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -27,10 +27,11 @@ from starlette.responses import Response
 
 from commands._codec import cache, encode_json
 from commands._models import KINDS
-from domain.ledger import owner_of
+from domain.ledger import owner_of, wallet_of
 from ops.access import Access, Caller
 from ops.problems import Problem, documented
 from ops.web import App, zone_of
+from queries._watch import Positions
 
 DEFAULT_LIMIT = 50
 MOST_LIMIT = 500
@@ -39,7 +40,7 @@ SEES_ALL = frozenset({"operator", "auditor"})
 EVERYBODY = frozenset({"operator", "auditor", "participant", "provider", "worker"})
 
 LIVE = """
-SELECT zone, generation, position FROM checkpoints
+SELECT zone, generation, position, recorded_at AS as_of FROM checkpoints
 WHERE zone = %(zone)s AND projection = %(projection)s AND live
 """
 
@@ -61,10 +62,13 @@ class Query:
     descending: bool
     parameters: type
     own: str
-    """The parameter that names whose affair it is: a wallet or a principal. Others get 404."""
+    """The parameter that names whose affair it is: an account or a principal. Empty means the caller's own;
+    somebody else's is 404, except for those who see everything."""
     roles: frozenset[str]
     timeless: bool
     """False when the answer depends on the current time, so that it has no ETag."""
+    single: bool
+    """The query is about one thing: where there are no rows, there is no such thing (404)."""
 
     @property
     def path(self) -> str:
@@ -92,9 +96,14 @@ class Context:
         roles: frozenset[str] = EVERYBODY,
         descending: bool = False,
         timeless: bool = True,
+        single: bool = False,
         projection: str = "",
     ) -> None:
-        """Declare a query. `row` is a dataclass whose fields are the SELECT's columns, by name."""
+        """Declare a query. `row` is a dataclass whose fields are the SELECT's columns, by name.
+
+        Beside its parameters a SELECT may use `zone`, `principal` and `sees_all` (the caller is an operator or
+        auditor).
+        """
         query = Query(
             self.name,
             name,
@@ -107,6 +116,7 @@ class Context:
             own,
             roles,
             timeless,
+            single,
         )
         QUERIES[query.path] = query
 
@@ -114,23 +124,35 @@ class Context:
 # SQL around a query's SELECT
 
 
+_AMOUNTS = ("amount", "quantity", "numeric(38,0)", "numeric")
+
+
+def _plain(hint: Any) -> Any:
+    """The hint without `| None`."""
+    return (
+        next((part for part in get_args(hint) if part is not type(None)), hint) if _optional(hint) else hint
+    )
+
+
+def _optional(hint: Any) -> bool:
+    return type(None) in get_args(hint)
+
+
+def _is_amount(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and hint.__metadata__[0] in _AMOUNTS
+
+
 def _shown(name: str, hint: Any) -> str:
     """A column as JSON shows it: amounts are strings, times RFC 3339."""
-    plain = (
-        [part for part in get_args(hint) if part is not type(None)]
-        if None.__class__ in get_args(hint)
-        else []
-    )
-    hint = plain[0] if plain else hint
-    if get_origin(hint) is Annotated and hint.__metadata__[0] in ("amount", "quantity", "numeric(38,0)"):
+    if _is_amount(_plain(hint)):
         return f"q.{name}::text AS {name}"
-    if hint is datetime:
+    if _plain(hint) is datetime:
         return f"""to_char(q.{name} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS {name}"""
     return f"q.{name}"
 
 
 def _cast(hint: Any) -> str:
-    if get_origin(hint) is Annotated and hint.__metadata__[0] in ("amount", "quantity", "numeric(38,0)"):
+    if _is_amount(hint):
         return "numeric"
     return {int: "bigint", datetime: "timestamptz"}.get(hint, 'text COLLATE "C"')
 
@@ -150,12 +172,12 @@ def statement(query: Query, continued: bool) -> str:
     return f"""
 WITH live AS ({LIVE}),
 page AS (
-    SELECT row_number() OVER (ORDER BY {order}) AS place, json_build_array({keys}) AS cursor, {shown}
+    SELECT row_number() OVER (ORDER BY {order}) AS place, json_build_array({keys}) AS cursor,
+           (SELECT row_to_json(item) FROM (SELECT {shown}) item) AS item
     FROM ({query.select}) q {after} ORDER BY {order} LIMIT %(limit)s + 1
 )
 SELECT live.generation, live.position,
-       (SELECT coalesce(json_agg(to_jsonb(page) - 'place' - 'cursor' ORDER BY place)
-                        FILTER (WHERE place <= %(limit)s), '[]')::text FROM page),
+       (SELECT coalesce(json_agg(item ORDER BY place) FILTER (WHERE place <= %(limit)s), '[]')::text FROM page),
        (SELECT cursor::text FROM page WHERE place = %(limit)s AND (SELECT count(*) FROM page) > %(limit)s),
        (SELECT count(*) FROM quarantine
         WHERE zone = %(zone)s AND projection = %(projection)s AND generation = live.generation AND quarantined)
@@ -180,13 +202,13 @@ def _kind(hint: Any) -> Any:
     return hint.__metadata__[0] if get_origin(hint) is Annotated else hint
 
 
-def parameters_of(declared: type, request: Request) -> dict[str, Any]:
-    """The query string as typed values. Raises Problem 422."""
+def parameters_of(declared: type, request: Request, reserved: frozenset[str] = RESERVED) -> dict[str, Any]:
+    """The query string as typed values; `reserved` names are read elsewhere. Raises Problem 422."""
     given = request.query_params
     if len(given.multi_items()) != len(given):
         raise Problem(422, "repeated-parameter", "A parameter is given once.")
     hints = get_type_hints(declared, include_extras=True)
-    if set(given) - set(hints) - RESERVED:
+    if set(given) - set(hints) - reserved:
         raise Problem(422, "unknown-parameter", "There is no such parameter.", known=sorted(hints))
     values: dict[str, Any] = {}
     for f in fields(declared):
@@ -227,8 +249,12 @@ def _decode_cursor(text: str, length: int) -> list[str]:
     except (ValueError, binascii.Error, UnicodeError, msgspec.MsgspecError):
         keys = []
     if len(keys) != length or any("\0" in key for key in keys):
-        raise Problem(422, "invalid-cursor", "after is a cursor that an earlier page gave as next.")
+        raise _malformed_cursor()
     return keys
+
+
+def _malformed_cursor() -> Problem:
+    return Problem(422, "invalid-cursor", "after is a cursor that an earlier page gave as next.")
 
 
 # Answers
@@ -240,6 +266,7 @@ class QueryApi:
     def __init__(self, pool: AsyncConnectionPool[Any], access: Access, wait_s: float) -> None:
         self.pool = pool
         self.access = access
+        self.positions = Positions(pool)
         self._wait_s = wait_s
 
     async def caller(self, request: Request, roles: frozenset[str]) -> tuple[Caller, str]:
@@ -269,23 +296,31 @@ class QueryApi:
             "projection": query.projection,
             "limit": limit,
             "principal": caller.principal,
+            "sees_all": caller.role in SEES_ALL,
         }
         if after is not None:
             cursor = _decode_cursor(after, len(query.key))
             values |= {f"after_{i}": key for i, key in enumerate(cursor)}
-        wanted = whole_number(request, "min_position", 0, 2**62)
+        if wanted := whole_number(request, "min_position", 0, 2**62):
+            await self._reach(zone, query.projection, wanted)
         async with self.pool.connection() as connection:
-            if wanted:
-                await self._reach(connection, zone, query.projection, wanted)
-            etag = request.headers.get("if-none-match")
-            if etag is not None and query.timeless:
-                position = await self._unchanged(connection, query, caller, zone, etag)
-                if position is not None:
+            if query.timeless:
+                tags = entity_tags(request.headers.get("if-none-match"))
+                found = await self._unchanged(connection, query, caller, zone, tags) if tags else None
+                if found is not None:
+                    etag, position = found
                     return Response(b"", 304, {"etag": etag, "fogbook-position": str(position)})
-            row = await _one(connection, statement(query, after is not None), values)
+            try:
+                row = await _one(connection, statement(query, after is not None), values)
+            except psycopg.DataError as error:
+                if after is None:
+                    raise
+                raise _malformed_cursor() from error
         if row is None:
             raise await self._no_projection(zone)
         generation, position, items, following, quarantined = row
+        if query.single and items == "[]" and after is None:
+            raise _not_found(position)
         headers = {
             "fogbook-position": str(position),
             "cache-control": "private, no-cache",
@@ -301,33 +336,28 @@ class QueryApi:
         )
         return Response(body, 200, headers, "application/json")
 
-    async def _reach(self, connection: AsyncConnection[Any], zone: str, projection: str, wanted: int) -> None:
+    async def _reach(self, zone: str, projection: str, wanted: int) -> None:
         """Wait, bounded, until the projection has reached a position. Raises Problem 504."""
-        end = time.monotonic() + self._wait_s
-        pause_s = 0.003
-        while True:
-            row = await _one(connection, LIVE, {"zone": zone, "projection": projection})
-            position = row[2] if row else 0
-            if position >= wanted:
-                return
-            if time.monotonic() >= end:
-                raise Problem(
-                    504,
-                    "position-not-reached",
-                    "The projection did not reach min_position in time.",
-                    position=position,
-                    wanted=str(wanted),
-                    waited_s=str(self._wait_s),
-                )
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, 0.05)
+        position = await self.positions.reach(zone, projection, wanted, self._wait_s)
+        if position < wanted:
+            raise Problem(
+                504,
+                "position-not-reached",
+                "The projection did not reach min_position in time.",
+                position=position,
+                wanted=str(wanted),
+                waited_s=str(self._wait_s),
+            )
 
     async def _unchanged(
-        self, connection: AsyncConnection[Any], query: Query, caller: Caller, zone: str, etag: str
-    ) -> int | None:
+        self, connection: AsyncConnection[Any], query: Query, caller: Caller, zone: str, tags: list[str]
+    ) -> tuple[str, int] | None:
+        """The current ETag and position, if the caller's answer is still good."""
         row = await _one(connection, LIVE, {"zone": zone, "projection": query.projection})
-        if row is not None and etag == _etag(query, caller, zone, row[1], row[2]):
-            return int(row[2])
+        if row is not None:
+            etag = _etag(query, caller, zone, row[1], row[2])
+            if etag in tags:
+                return etag, int(row[2])
         return None
 
     async def _no_projection(self, zone: str) -> Problem:
@@ -346,20 +376,33 @@ async def _one(connection: AsyncConnection[Any], sql: Any, values: dict[str, Any
 
 
 def _own(query: Query, caller: Caller, values: dict[str, Any]) -> None:
-    """Participants see their own affairs; an empty parameter means theirs."""
+    """Participants see their own affairs; an empty parameter means the caller's. Raises Problem 404."""
     if not query.own:
         return
+    hint = get_type_hints(query.parameters, include_extras=True)[query.own]
+    is_account = _kind(hint) == "account"
     named = values[query.own]
-    if not named and caller.role not in SEES_ALL:
-        values[query.own] = named = caller.principal
-    principal = owner_of(named) if ":" in named else named
-    if caller.role not in SEES_ALL and principal != caller.principal:
-        raise Problem(404, "not-found", "There is no such thing, or it is not yours to see.")
+    if not named:
+        values[query.own] = wallet_of(caller.principal) if is_account else caller.principal
+    elif caller.role not in SEES_ALL and caller.principal != (owner_of(named) if is_account else named):
+        raise _not_found()
+
+
+def _not_found(position: int | None = None) -> Problem:
+    return Problem(404, "not-found", "There is no such thing, or it is not yours to see.", position=position)
 
 
 def _etag(query: Query, caller: Caller, zone: str, generation: int, position: int) -> str:
+    """Of zone, generation and position; and of the caller where the answer depends on who asks."""
     whose = f".{caller.principal}" if query.own or "%(principal)s" in query.select else ""
+    if "%(sees_all)s" in query.select and caller.role in SEES_ALL:
+        whose += ".all"
     return f'"{zone}.{query.projection}.{generation}.{position}{whose}"'
+
+
+def entity_tags(header: str | None) -> list[str]:
+    """The tags of an If-None-Match header; weak ones compare like strong ones there (RFC 9110, 13.1.2)."""
+    return [tag.strip().removeprefix("W/") for tag in (header or "").split(",") if tag.strip()]
 
 
 # Registration and documentation
@@ -375,12 +418,12 @@ def register(app: App, api: Callable[[], QueryApi]) -> None:
             summary=query.name.replace("-", " ").capitalize(),
             description=inspect.getdoc(query.row) or "",
             operation_id=f"{query.context}_{query.name}".replace("-", "_"),
-            responses={
-                200: {"content": {"application/json": {"schema": _answer_schema(query.row)}}},
-                304: {"description": "Nothing changed."},
-            }
-            | documented(400, 401, 403, 404, 422, 504),
-            openapi_extra={"security": [{"key": []}], "parameters": _documented_parameters(query)},
+            responses=_responses(query),
+            openapi_extra={
+                "security": [{"key": []}],
+                "parameters": _documented_parameters(query),
+                "x-roles": sorted(query.roles),
+            },
         )
 
 
@@ -406,8 +449,7 @@ def _json_schema(hint: Any) -> dict[str, Any]:
         inner = _json_schema(next(part for part in arguments if part is not type(None)))
         return {"anyOf": [inner, {"type": "null"}]}
     if get_origin(hint) is Annotated:
-        kind = hint.__metadata__[0]
-        if kind in ("amount", "quantity", "numeric(38,0)"):
+        if _is_amount(hint):
             return {"type": "string", "pattern": "^-?(0|[1-9][0-9]*)$"}
         return _json_schema(arguments[0])
     if hint is datetime:

@@ -42,7 +42,10 @@ class QueryService:
             raise SettingsIncomplete("DATABASE_URL must be set.")
         async with open_pool(settings, "fogbook queries", settings.query_connections) as pool:
             self.api = QueryApi(pool, Access(pool, settings.pepper_bytes), settings.min_position_wait_s)
-            yield
+            try:
+                yield
+            finally:
+                await self.api.positions.stop()
 
 
 def register_all(app: App, service: QueryService) -> None:

@@ -1,12 +1,387 @@
-"""History for auditors."""
+"""History for auditors: the log as it is stored, any stream at any moment, what caused an event and what it did.
+
+Everything here is read from the log itself, never from a read model (but for the rows that an event touched).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
+import psycopg
+from fastapi import Request
+from psycopg_pool import PoolTimeout
+from starlette.responses import Response, StreamingResponse
+
+from commands._codec import encode_json
+from domain._kernel import Text
+from ops.problems import Problem, documented
 from ops.web import App
-from queries._http import QueryApi
+from queries._effects import rows_touched
+from queries._http import SEES_ALL, QueryApi, parameters_of, whole_number
+from queries._past import Event, Past, ndjson, plain, rfc3339
+from queries._watch import HEAD, Stopping
+
+DEFAULT_LIMIT = 1_000
+MOST_LIMIT = 10_000
+MOST_POSITION = 2**62
+LIVE_PAGE = 200
+KEEP_ALIVE_S = 15.0
+MOST_FOLLOWERS = 200
+MOST_FOLDS = 2
+"""Folds of the whole log that run at a time; further ones wait for their turn."""
+MOST_RELATED = 100
+LOOK_AHEAD = 20_000
+"""How many positions behind a command are searched for events that name it."""
+
+Handle = Callable[[Request, Past], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class OfEvents:
+    type: Text = ""
+    stream: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    at: Text = ""
+
+
+class History:
+    """Answers the routes under /history."""
+
+    def __init__(self, api: Callable[[], QueryApi]) -> None:
+        self._api = api
+        self._followers = 0
+        self._folds = asyncio.Semaphore(MOST_FOLDS)
+
+    def route(self, handle: Handle) -> Callable[[Request], Awaitable[Response]]:
+        """Auditors and operators only; `handle` gets the log of the zone that is asked about."""
+
+        async def answer(request: Request) -> Response:
+            api = self._api()
+            _, zone = await api.caller(request, SEES_ALL)
+            return await handle(request, Past(api.pool, zone))
+
+        return answer
+
+    # Events
+
+    async def events(self, request: Request, past: Past) -> Response:
+        wanted = parameters_of(OfEvents, request, frozenset({"after", "limit"}))
+        after = whole_number(request, "after", 0, MOST_POSITION)
+        limit = whole_number(request, "limit", DEFAULT_LIMIT, MOST_LIMIT) or 1
+        head, _ = await past.head()
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return self._live(past, _last_seen(request, after), wanted["type"], wanted["stream"])
+        events, looked = await past.page(after, head, limit, wanted["type"], wanted["stream"])
+        return _lines(events, head, looked if looked < head else None)
+
+    def _live(self, past: Past, after: int, type: str, stream: str) -> Response:
+        if self._followers >= MOST_FOLLOWERS:
+            raise Problem(503, "overloaded", "Too many follow the log already.", headers={"Retry-After": "5"})
+        return StreamingResponse(
+            self._follow(past, after, type, stream),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    async def _follow(self, past: Past, after: int, type: str, stream: str) -> AsyncIterator[bytes]:
+        """Events as they are appended, until the caller leaves, the server stops or the database goes away;
+        whoever comes back names the last id that it saw."""
+        positions = self._api().positions
+        self._followers += 1
+        try:
+            yield b": the log of zone %b behind position %d\n\n" % (past.zone.encode(), after)
+            while True:
+                head = await positions.reach(past.zone, HEAD, after + 1, KEEP_ALIVE_S)
+                if head <= after:
+                    yield b": keep-alive\n\n"
+                    continue
+                while after < head:
+                    events, looked = await past.page(after, head, LIVE_PAGE, type, stream)
+                    after = max(looked, after)
+                    if events:
+                        yield b"".join(b"id: %d\ndata: %b\n\n" % (e.position, e.line()) for e in events)
+        except (Stopping, psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout):
+            return
+        finally:
+            self._followers -= 1
+
+    async def event(self, request: Request, past: Past) -> Response:
+        parameters_of(Nothing, request, frozenset())
+        event = await past.event(_number(request.path_params["position"], "position"))
+        head, _ = await past.head()
+        first, last = event.span
+        meta = event.own_meta
+        fate: dict[str, Any] | None = None
+        command = str(meta.get("command", ""))
+        if command.removeprefix("c").isdecimal() and len(command) < 20:
+            fate = await past.fate(int(command[1:]))
+        siblings, _ = await past.page(first - 1, last, MOST_RELATED)
+        end = min(last + LOOK_AHEAD, head)
+        followed = await past.named_later(command, last, end, MOST_RELATED) if command else []
+        names = ("name", "by", "principal", "correlation", "causation")
+        body = event.shown() | {
+            "cause": {"command": fate} | {name: meta[name] for name in names if name in meta},
+            "effects": {
+                "events": [e.shown() for e in siblings if e.position != event.position],
+                "followed_by": [e.shown() for e in followed],
+                "searched_up_to": end,
+                "read_models": await rows_touched(past, event),
+            },
+        }
+        return _json(body, head)
+
+    # Streams
+
+    async def stream(self, request: Request, past: Past) -> Response:
+        parameters_of(Nothing, request, frozenset({"after", "limit"}))
+        after = whole_number(request, "after", 0, MOST_POSITION)
+        limit = whole_number(request, "limit", DEFAULT_LIMIT, MOST_LIMIT) or 1
+        head, _ = await past.head()
+        events, last = await past.page_of_versions(request.path_params["stream"], after, head, limit)
+        end = events[-1].version if events else last
+        return _lines(events, head, end if end < last else None)
+
+    async def state(self, request: Request, past: Past) -> Response:
+        at = parameters_of(Moment, request, frozenset())["at"]
+        name = request.path_params["stream"]
+        folded = await past.state(name, at)
+        body = {
+            "zone": past.zone,
+            "stream": name,
+            "kind": type(folded.state).__name__,
+            "version": folded.version,
+            "position": folded.position,
+            "recorded_at": rfc3339(folded.recorded_at) if folded.recorded_at else None,
+            "state": plain(folded.state),
+        }
+        return _json(body, folded.position)
+
+    # Commands and sums
+
+    async def command(self, request: Request, past: Past) -> Response:
+        parameters_of(Nothing, request, frozenset())
+        id = request.path_params["id"]
+        number = _number(id.removeprefix("c"), "id")
+        head, _ = await past.head()
+        fate = await past.fate(number)
+        if fate is None:
+            raise Problem(404, "command-not-found", "The log holds no such command.")
+        return _json(fate, head)
+
+    async def trial_balance(self, request: Request, past: Past) -> Response:
+        at = parameters_of(Moment, request, frozenset({"after", "limit"}))["at"]
+        limit = whole_number(request, "limit", DEFAULT_LIMIT, MOST_LIMIT) or 1
+        after = request.query_params.get("after", "")
+        head, _ = await past.head()
+        upto = await past.position_at(at, head) if at else head
+        async with self._folds:
+            sums = await past.balances(upto)
+        lines = sorted((asset, account, amount) for (asset, account), amount in sums.items() if amount)
+        assets = [
+            _asset_sums(asset, [(account, amount) for _, account, amount in group])
+            for asset, group in groupby(sorted((a, n, v) for (a, n), v in sums.items()), lambda each: each[0])
+        ]
+        page = [line for line in lines if f"{line[0]} {line[1]}" > after]
+        body = {
+            "zone": past.zone,
+            "position": upto,
+            "assets": assets,
+            "accounts": [{"asset": a, "account": n, "posted": str(v)} for a, n, v in page[:limit]],
+            "next": f"{page[limit - 1][0]} {page[limit - 1][1]}" if len(page) > limit else None,
+        }
+        return _json(body, upto)
+
+
+def _asset_sums(asset: str, accounts: list[tuple[str, int]]) -> dict[str, Any]:
+    return {
+        "asset": asset,
+        "accounts": sum(1 for _, amount in accounts if amount),
+        "positive": str(sum(amount for _, amount in accounts if amount > 0)),
+        "negative": str(sum(amount for _, amount in accounts if amount < 0)),
+        "sum": str(sum(amount for _, amount in accounts)),
+    }
+
+
+def _number(text: str, name: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise Problem(422, "invalid-parameter", f"The {name} is a whole number.", parameter=name)
+    return int(text)
+
+
+def _last_seen(request: Request, after: int) -> int:
+    """Where a caller that comes back left off."""
+    header = request.headers.get("last-event-id", "")
+    return _number(header, "Last-Event-ID") if header else after
+
+
+def _json(body: dict[str, Any], position: int) -> Response:
+    headers = {"fogbook-position": str(position), "cache-control": "private, no-cache"}
+    return Response(encode_json(body), 200, headers, "application/json")
+
+
+def _lines(events: list[Event], head: int, following: int | None) -> Response:
+    headers = {"fogbook-position": str(head), "cache-control": "private, no-cache"}
+    if following is not None:
+        headers["fogbook-next"] = str(following)
+    return Response(ndjson(events), 200, headers, "application/x-ndjson")
+
+
+# Registration and documentation
+
+_TEXT = {"type": "string"}
+_WHOLE = {"type": "integer", "minimum": 0}
+_PAGED = (
+    ("after", "query", {**_WHOLE, "default": 0}, "Only what lies behind this number."),
+    (
+        "limit",
+        "query",
+        {**_WHOLE, "maximum": MOST_LIMIT, "default": DEFAULT_LIMIT},
+        "At most so many; a page also ends at 4 MiB.",
+    ),
+)
+_STREAM = ("stream", "path", _TEXT, "A stream's name, such as `wallet:ana`.")
+_EVENT = {
+    "type": "object",
+    "required": ["position", "stream", "version", "type", "data", "meta", "recorded_at", "leaf"],
+    "properties": {
+        "position": {"type": "integer"},
+        "stream": _TEXT,
+        "version": {"type": "integer"},
+        "type": _TEXT,
+        "data": {
+            "type": "object",
+            "description": '{"base64": ...} where the bytes are not JSON on one line.',
+        },
+        "meta": {"type": "object"},
+        "recorded_at": {"type": "string", "format": "date-time"},
+        "leaf": {"type": "string", "description": "SHA-256 leaf hash of the entry, in hex."},
+    },
+}
+_NDJSON = {"application/x-ndjson": {"schema": _EVENT}}
+_NEXT = {
+    "Fogbook-Position": {"schema": {"type": "integer"}, "description": "The log's head."},
+    "Fogbook-Next": {
+        "schema": {"type": "integer"},
+        "description": "`after` of the next page, if there is one.",
+    },
+}
 
 
 def register_history(app: App, api: Callable[[], QueryApi]) -> None:
-    pass
+    history = History(api)
+
+    def add(
+        path: str,
+        handle: Handle,
+        name: str,
+        summary: str,
+        description: str,
+        *parameters: tuple[str, str, dict[str, Any], str],
+        content: dict[str, Any] | None = None,
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        shown = content or {"application/json": {"schema": {"type": "object"}}}
+        app.add(
+            "GET",
+            path,
+            history.route(handle),
+            tags=["history"],
+            summary=summary,
+            description=description,
+            operation_id=f"history_{name}",
+            responses={200: {"description": summary, "content": shown, "headers": headers or {}}}
+            | documented(400, 401, 403, 404, 422),
+            openapi_extra={
+                "security": [{"key": []}],
+                "parameters": [
+                    *(_documented(*parameter) for parameter in parameters),
+                    _documented("Fogbook-Zone", "header", _TEXT, "The zone; `main` where it is missing."),
+                ],
+                "x-roles": sorted(SEES_ALL),
+            },
+        )
+
+    add(
+        "/history/events",
+        history.events,
+        "events",
+        "The log",
+        "Events in the order of the log, one a line. With `Accept: text/event-stream` the log is followed live: "
+        "ids are positions, and `Last-Event-ID` resumes behind one.",
+        *_PAGED,
+        ("type", "query", _TEXT, "Only events of this type."),
+        ("stream", "query", _TEXT, "Only events of this stream."),
+        ("Last-Event-ID", "header", _WHOLE, "The last position that was seen (live only)."),
+        content=_NDJSON | {"text/event-stream": {"schema": _TEXT}},
+        headers=_NEXT,
+    )
+    add(
+        "/history/events/{position}",
+        history.event,
+        "event",
+        "An event, its cause and its effects",
+        "The command that it came from with its fate; the other events of that command, later ones that name it, "
+        "and the rows of read models that it touched, as they are today.",
+        ("position", "path", _WHOLE, "The event's position."),
+    )
+    add(
+        "/history/streams/{stream:path}/state",
+        history.state,
+        "state",
+        "A stream's state at any moment",
+        "Folded from the stream's first event. Whole numbers are decimal strings. A position inside a command means "
+        "the end of the command before it; the answer names the position that it reflects.",
+        _STREAM,
+        ("at", "query", _TEXT, "A version, `position:N` or an RFC 3339 time; the head where it is missing."),
+    )
+    add(
+        "/history/streams/{stream:path}",
+        history.stream,
+        "stream",
+        "A stream's events",
+        "One a line, by version; `after` is a version here.",
+        _STREAM,
+        *_PAGED,
+        content=_NDJSON,
+        headers=_NEXT,
+    )
+    add(
+        "/history/commands/{id}",
+        history.command,
+        "command",
+        "What became of a command",
+        "Accepted (200) or refused by a rule (409): the request, the answer that it got, and its events' positions.",
+        ("id", "path", _TEXT, "The command's id, such as `c17`."),
+    )
+    add(
+        "/history/trial-balance",
+        history.trial_balance,
+        "trial_balance",
+        "The sum of all postings",
+        "From the log itself, as of the end of a command. The sum of each asset over all accounts is 0.",
+        ("at", "query", _TEXT, "`position:N` or an RFC 3339 time; the head where it is missing."),
+        ("after", "query", _TEXT, "`next` of the page of accounts before."),
+        _PAGED[1],
+    )
+
+
+def _documented(name: str, place: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": place,
+        "required": place == "path",
+        "schema": schema,
+        "description": description,
+    }

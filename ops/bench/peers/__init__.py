@@ -1,0 +1,1 @@
+"""What Fogbook is measured against; never part of the product."""

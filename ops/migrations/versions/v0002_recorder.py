@@ -1,0 +1,14 @@
+"""What applications of the `eventsourcing` library keep beside their zone's log: snapshots and tracking."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    # Straight to the driver: the script is many statements.
+    driver = op.get_bind().connection.driver_connection
+    driver.execute(Path(__file__).with_suffix(".sql").read_text())

@@ -1,0 +1,118 @@
+"""Waiting until something has reached a position: one poll for all who wait, and none when nobody does.
+
+A waiting request holds no database connection, so any number of them cannot starve those that could be answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
+
+LEAST_PAUSE_S = 0.003
+MOST_PAUSE_S = 0.05
+
+HEAD = ""
+"""Stands for the log itself where a projection is named."""
+
+POSITIONS = """
+SELECT w.zone, w.projection, coalesce(c.position, h.position, 0)
+FROM unnest(%s::text[], %s::text[]) AS w(zone, projection)
+LEFT JOIN checkpoints c ON c.zone = w.zone AND c.projection = w.projection AND c.live
+LEFT JOIN heads h ON h.zone = w.zone AND w.projection = ''
+"""
+
+Place = tuple[str, str]
+"""A zone and a projection, or HEAD."""
+
+
+class Stopping(Exception):
+    """The server stops; nobody waits any longer."""
+
+
+class Positions:
+    """The positions of projections and logs, as far as somebody waits for them."""
+
+    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+        self._pool = pool
+        self._waiting: dict[Place, set[tuple[int, asyncio.Future[int]]]] = {}
+        self._seen: dict[Place, int] = {}
+        self._fresh = asyncio.Event()
+        self._poller: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    async def reach(self, zone: str, projection: str, wanted: int, timeout_s: float) -> int:
+        """The position, as soon as it is at least `wanted`; a lower one when the time is over.
+
+        Raises Stopping, and psycopg.OperationalError or PoolTimeout when the database is away.
+        """
+        if self._stopped:
+            raise Stopping
+        place = (zone, projection)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        waiter = (wanted, future)
+        self._waiting.setdefault(place, set()).add(waiter)
+        self._fresh.set()
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll(), name="positions")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            return self._seen.get(place, 0)
+        finally:
+            self._forget(place, waiter)
+
+    async def stop(self) -> None:
+        """Let all who wait go."""
+        self._stopped = True
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+        self._fail(Stopping())
+
+    async def _poll(self) -> None:
+        pause_s = LEAST_PAUSE_S
+        try:
+            while self._waiting:
+                moved = await self._look()
+                pause_s = LEAST_PAUSE_S if moved else min(pause_s * 1.2, MOST_PAUSE_S)
+                self._fresh.clear()
+                try:
+                    async with asyncio.timeout(pause_s):
+                        await self._fresh.wait()
+                    pause_s = LEAST_PAUSE_S
+                except TimeoutError:
+                    pass
+        except Exception as error:
+            self._fail(error)
+
+    async def _look(self) -> bool:
+        """Ask once; True when a position had moved."""
+        places = list(self._waiting)
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(POSITIONS, ([p[0] for p in places], [p[1] for p in places]))
+            rows = await cursor.fetchall()
+        moved = False
+        for zone, projection, position in rows:
+            place = (zone, projection)
+            moved = moved or self._seen.get(place) != position
+            self._seen[place] = position
+            for wanted, future in self._waiting.get(place, ()):
+                if position >= wanted and not future.done():
+                    future.set_result(position)
+        return moved
+
+    def _forget(self, place: Place, waiter: tuple[int, asyncio.Future[int]]) -> None:
+        waiters = self._waiting[place]
+        waiters.discard(waiter)
+        if not waiters:
+            del self._waiting[place]
+            self._seen.pop(place, None)
+
+    def _fail(self, error: Exception) -> None:
+        for waiters in self._waiting.values():
+            for _, future in waiters:
+                if not future.done():
+                    future.set_exception(error)

@@ -1,0 +1,149 @@
+"""The sweeper: finds what lost wake-ups left behind, new projections, and projections whose code has changed.
+
+The truth is in the checkpoints, so Valkey may be wiped at any moment: what was lost is sent again within seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import dramatiq
+import psycopg
+import redis
+import structlog
+
+from projections._engine import HandlerFailed, all_projections
+from projections._follower import ensure_checkpoints
+from projections._rebuild import rebuild
+from workers._broker import Wakes
+
+SWEEP_EVERY_S = 1.0
+ORPHANED_SWEEPS = 2
+"""After so many sweeps in which a zone was behind and nobody at work, its flag is a dead follower's."""
+REBUILD_AGAIN_S = 60.0
+OLDER_CODE_AFTER_S = 60.0
+"""During a rolling deployment, workers of the old version must not take projections back at once."""
+
+SWEEP = """
+SELECT h.zone, coalesce(bool_or(c.position < h.position), h.position > 0),
+       coalesce(bool_or(c.tenure > clock_timestamp()), false),
+       coalesce(jsonb_object_agg(c.projection, c.code) FILTER (WHERE c.projection IS NOT NULL), '{}')
+FROM heads h LEFT JOIN checkpoints c ON c.zone = h.zone AND c.live
+GROUP BY h.zone, h.position
+"""
+
+log = structlog.get_logger("fogbook.workers")
+
+
+class Swept(NamedTuple):
+    zone: str
+    is_behind: bool
+    is_followed: bool
+    codes: dict[str, str]
+
+
+class Sweeper:
+    """One thread sweeps, another one rebuilds; `connect` gives connections, bounded or for long work."""
+
+    def __init__(
+        self, connect: Callable[[bool], psycopg.Connection[Any]], wakes: Wakes, stopping: threading.Event
+    ) -> None:
+        self._connect = connect
+        self._wakes = wakes
+        self._stopping = stopping
+        self._connection: psycopg.Connection[Any] | None = None
+        self._orphaned: dict[str, int] = {}
+        self._due: dict[tuple[str, str], float] = {}
+        """When a projection whose code differs is to be rebuilt."""
+
+    # Wake-ups
+
+    def run(self) -> None:
+        """A thread: sweep until told to stop, whatever is away meanwhile."""
+        while not self._stopping.wait(SWEEP_EVERY_S):
+            try:
+                self.sweep()
+            except (psycopg.Error, redis.RedisError, dramatiq.BrokerError) as error:
+                log.warning("sweep_failed", error=str(error))
+        self._close()
+
+    def sweep(self) -> None:
+        try:
+            if self._connection is None:
+                self._connection = self._connect(True)
+            zones = [Swept(*row) for row in self._connection.execute(SWEEP)]
+            for zone in zones:
+                if not zone.codes.keys() >= all_projections().keys():
+                    ensure_checkpoints(self._connection, zone.zone)
+        except psycopg.Error:
+            self._close()
+            raise
+        self._note_codes(zones)
+        for zone in zones:
+            if zone.is_behind:
+                self._wake(zone)
+            else:
+                self._orphaned.pop(zone.zone, None)
+
+    def _wake(self, zone: Swept) -> None:
+        if zone.is_followed:
+            self._orphaned.pop(zone.zone, None)
+            return
+        self._orphaned[zone.zone] = sweeps = self._orphaned.get(zone.zone, 0) + 1
+        if sweeps > ORPHANED_SWEEPS:
+            self._wakes.clear_flag(zone.zone)
+            self._orphaned.pop(zone.zone)
+        self._wakes.send(zone.zone)
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    # Rebuilds
+
+    def _note_codes(self, zones: list[Swept]) -> None:
+        differing = set()
+        for zone in zones:
+            for name, projection in all_projections().items():
+                code = zone.codes.get(name, projection.code)
+                if code != projection.code:
+                    differing.add((zone.zone, name))
+                    patience_s = OLDER_CODE_AFTER_S if _is_newer(code, projection.code) else 0.0
+                    self._due.setdefault((zone.zone, name), time.monotonic() + patience_s)
+        for place in self._due.keys() - differing:
+            self._due.pop(place, None)
+
+    def run_rebuilds(self) -> None:
+        """A thread: rebuild what is due, one projection after another."""
+        while not self._stopping.wait(SWEEP_EVERY_S):
+            for (zone, name), due in list(self._due.items()):
+                if due <= time.monotonic() and not self._stopping.is_set():
+                    self._rebuild(zone, name)
+
+    def _rebuild(self, zone: str, name: str) -> None:
+        # A sweep that still sees the old code must not ask for it twice.
+        self._due[zone, name] = time.monotonic() + REBUILD_AGAIN_S
+        log.info("rebuild_begins", zone=zone, projection=name)
+        try:
+            rebuild(lambda: self._connect(False), zone, all_projections()[name], self._progress)
+        except (psycopg.Error, HandlerFailed) as error:
+            # Two workers may begin the same rebuild; one of them fails here, and the other one does the work.
+            log.warning("rebuild_failed", zone=zone, projection=name, error=str(error))
+        except Stopping:
+            log.info("rebuild_given_up", zone=zone, projection=name)
+
+    def _progress(self, done: int, total: int) -> None:
+        if self._stopping.is_set():
+            raise Stopping
+
+
+class Stopping(Exception):
+    """The process stops; a rebuild that is under way is discarded, and begun again by the next worker."""
+
+
+def _is_newer(code: str, mine: str) -> bool:
+    return code.isdecimal() and mine.isdecimal() and int(code) > int(mine)

@@ -1,0 +1,174 @@
+"""Timers: commands that fall due are issued over HTTP, with keys made from the timer and the attempt.
+
+State decides whether a due command still matters, so one that came to nothing is accepted, and settled. A refused
+one backs off and is tried again under the next key; until then its fate says why.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import httpx
+import psycopg
+import structlog
+
+from commands._codec import decode_json, encode_json
+
+LOOK_EVERY_S = 0.2
+MOST_A_TURN = 500
+ANSWER_WITHIN_S = 4.0
+"""Shorter than the database lets a transaction idle: the one that holds the senders' lock stays open meanwhile."""
+MOST_PAUSE_S = 5.0
+MOST_BACKOFF_S = 3600
+NOT_DECIDED = frozenset({408, 412, 429})
+"""Answers that say nothing about the command: the same key is sent again."""
+
+# One process sends at a time. A second one would do no harm, because of the keys.
+LOCK = "SELECT pg_try_advisory_xact_lock(7045061003)"
+
+# Each zone's timers fall due by its own time, and so do further attempts.
+DUE = """
+SELECT h.zone, t.timer, coalesce(t.attempts, 0), t.context, t.command, t.body
+FROM heads h
+CROSS JOIN LATERAL (SELECT CASE h.clock WHEN 'manual' THEN h.recorded_at ELSE clock_timestamp() END AS at) now
+CROSS JOIN LATERAL (
+    SELECT r.timer, r.context, r.command, r.body, r.due_at, f.attempts
+    FROM checkpoints c
+    JOIN read.timers r ON r.zone = c.zone AND r.generation = c.generation
+    LEFT JOIN timer_fates f ON f.zone = r.zone AND f.timer = r.timer
+    WHERE c.zone = h.zone AND c.projection = 'timers' AND c.live AND r.due_at <= now.at
+      AND f.accepted IS NOT TRUE AND (f.next_at IS NULL OR f.next_at <= now.at)
+    ORDER BY r.due_at, r.timer LIMIT %s
+) t
+ORDER BY h.zone, t.due_at, t.timer
+"""
+
+RECORD = """
+INSERT INTO timer_fates AS f (zone, timer, attempts, accepted, next_at, problem)
+SELECT h.zone, s.timer, s.attempts, s.accepted,
+       CASE h.clock WHEN 'manual' THEN h.recorded_at ELSE clock_timestamp() END + make_interval(secs => s.pause),
+       s.problem
+FROM heads h, unnest(%s::text[], %s::integer[], %s::boolean[], %s::float8[], %s::text[])
+    AS s(timer, attempts, accepted, pause, problem)
+WHERE h.zone = %s
+ON CONFLICT (zone, timer) DO UPDATE
+SET attempts = excluded.attempts, accepted = excluded.accepted, next_at = excluded.next_at,
+    problem = excluded.problem
+WHERE NOT f.accepted
+"""
+
+log = structlog.get_logger("fogbook.timers")
+
+
+class Due(NamedTuple):
+    zone: str
+    timer: str
+    attempts: int
+    context: str
+    command: str
+    body: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"timer:{self.timer}:{self.attempts + 1}"
+
+
+class Fate(NamedTuple):
+    timer: str
+    attempts: int
+    accepted: bool
+    pause_s: float
+    problem: str
+
+
+class NotSent(Exception):
+    """The API did not take the batch; all of it is sent again, under the same keys."""
+
+
+class Timers:
+    """Issues what is due, in one thread. `url` and `key` are those of the API and of the worker."""
+
+    def __init__(
+        self, connect: Callable[[], psycopg.Connection[Any]], url: str, key: str, stopping: threading.Event
+    ) -> None:
+        self._connect = connect
+        self._stopping = stopping
+        self._connection: psycopg.Connection[Any] | None = None
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/x-ndjson"}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_WITHIN_S, trust_env=False)
+
+    def run(self) -> None:
+        """A thread: issue what is due until told to stop; whatever is away is waited for."""
+        pause_s = LOOK_EVERY_S
+        while not self._stopping.wait(pause_s):
+            try:
+                full = self.turn()
+                pause_s = 0.0 if full else LOOK_EVERY_S
+            except (psycopg.Error, NotSent) as error:
+                log.warning("timers_wait", error=str(error))
+                pause_s = min(2 * max(pause_s, LOOK_EVERY_S), MOST_PAUSE_S)
+        self._http.close()
+        self._close()
+
+    def turn(self) -> bool:
+        """Issue what is due now; True when there may be more. Raises psycopg.Error and NotSent."""
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            with self._connection.transaction():
+                locked = self._connection.execute(LOCK).fetchone()
+                if locked is None or not locked[0]:
+                    return False
+                due = [Due(*row) for row in self._connection.execute(DUE, (MOST_A_TURN,))]
+                full = False
+                for zone, group in groupby(due, lambda each: each.zone):
+                    timers = list(group)
+                    fates = self._issue(zone, timers)
+                    self._record(zone, fates)
+                    full = full or len(fates) == MOST_A_TURN
+                return full
+        except psycopg.Error:
+            self._close()
+            raise
+
+    def _issue(self, zone: str, timers: Sequence[Due]) -> list[Fate]:
+        """Send one zone's commands. No time is named: in a zone with a manual clock it is then the zone's own."""
+        lines = [
+            encode_json({"context": t.context, "command": t.command, "key": t.key, "body": t.body})
+            for t in timers
+        ]
+        try:
+            response = self._http.post("/commands", content=b"\n".join(lines), headers={"fogbook-zone": zone})
+        except httpx.HTTPError as error:
+            raise NotSent(f"the API does not answer: {error!r}") from error
+        if response.status_code != 200:
+            raise NotSent(f"the API answered {response.status_code}: {response.text[:200]}")
+        answers = [decode_json(line) for line in response.content.splitlines()]
+        fates = [_fate(timer, answer) for timer, answer in zip(timers, answers, strict=True)]
+        return [fate for fate in fates if fate is not None]
+
+    def _record(self, zone: str, fates: Sequence[Fate]) -> None:
+        if fates:
+            assert self._connection is not None
+            self._connection.execute(RECORD, (*map(list, zip(*fates, strict=True)), zone))
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _fate(timer: Due, answer: dict[str, Any]) -> Fate | None:
+    """What an answer makes of a timer; None when it is sent again under the same key."""
+    status: int = answer["status"]
+    attempts = timer.attempts + 1
+    if status == 200:
+        return Fate(timer.timer, attempts, True, 0.0, "")
+    if status >= 500 or status in NOT_DECIDED:
+        return None
+    problem = str(answer["body"].get("type", "")).rpartition("/")[2] or str(status)
+    log.warning("timer_refused", zone=timer.zone, timer=timer.timer, attempts=attempts, problem=problem)
+    return Fate(timer.timer, attempts, False, float(min(2 ** min(attempts, 12), MOST_BACKOFF_S)), problem)
