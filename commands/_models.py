@@ -74,6 +74,11 @@ def account_id(value: Any) -> str:
     raise PydanticCustomError("account", "an account is one to three ids joined by ':'")
 
 
+def wallet_id(value: Any) -> str:
+    account = account_id(value)
+    return account if account.startswith("wallet:") else account_id(f"wallet:{account}")
+
+
 def asset_code(value: Any) -> str:
     if type(value) is str and ASSET.match(canonical := value.strip()):
         return canonical
@@ -118,6 +123,15 @@ KINDS: dict[Any, tuple[type, Callable[[Any], Any], dict[str, Any]]] = {
         str,
         account_id,
         {"type": "string", "pattern": "^[a-z0-9._-]{1,64}(:[a-z0-9._-]{1,64}){0,2}$"},
+    ),
+    "wallet": (
+        str,
+        wallet_id,
+        {
+            "type": "string",
+            "pattern": "^(wallet:)?[a-z0-9._-]{1,64}(:[a-z0-9._-]{1,64})?$",
+            "examples": ["ana"],
+        },
     ),
     "asset": (str, asset_code, {"type": "string", "pattern": "^([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}$"}),
     "text": (str, text, {"type": "string", "maxLength": 256}),

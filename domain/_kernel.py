@@ -33,6 +33,8 @@ Id = Annotated[str, "id"]
 """Trimmed, lower case, `[a-z0-9._-]{1,64}`."""
 AccountId = Annotated[str, "account"]
 """One to three ids joined by `:`, such as `wallet:ana:savings`."""
+WalletId = Annotated[str, "wallet"]
+"""A wallet in full, such as `wallet:ana:savings`; at the edge the leading `wallet:` may be left out."""
 AssetCode = Annotated[str, "asset"]
 """`[A-Z][A-Z0-9]{1,15}`, or `zone/ASSET` for another zone's voucher."""
 Text = Annotated[str, "text"]

@@ -25,6 +25,7 @@ from domain._kernel import (
     Rejected,
     Stream,
     Text,
+    WalletId,
 )
 
 WORLD = "world"
@@ -373,20 +374,20 @@ class DefineAsset:
 class OpenWallet:
     """Open `wallet:<you>`, or `wallet:<you>:<name>`."""
 
-    wallet: AccountId
+    wallet: WalletId
 
 
 @dataclass(frozen=True, slots=True)
 class FreezeWallet:
     """Let the wallet start no payment until it is unfrozen."""
 
-    wallet: AccountId
+    wallet: WalletId
     reason: Text
 
 
 @dataclass(frozen=True, slots=True)
 class UnfreezeWallet:
-    wallet: AccountId
+    wallet: WalletId
     reason: Text
 
 
@@ -394,7 +395,7 @@ class UnfreezeWallet:
 class CloseWallet:
     """Close an empty wallet; a payout that is still owed to it opens it again."""
 
-    wallet: AccountId
+    wallet: WalletId
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +438,7 @@ class PlaceHold:
     """Set an amount aside for one payee, until a time."""
 
     hold: Id
-    wallet: AccountId
+    wallet: WalletId
     payee: Id
     amount: Amount
     expires_at: datetime

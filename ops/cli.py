@@ -444,7 +444,7 @@ Try it:
   curl -X POST {run.url}/commands/ledger/open-wallet \\
     -H 'Authorization: Bearer {run.admin_key}' \\
     -H 'Idempotency-Key: first' -H 'Fogbook-Act-As: ana' \\
-    -H 'Content-Type: application/json' -d '{json.dumps({"wallet": "wallet:ana"})}'
+    -H 'Content-Type: application/json' -d '{json.dumps({"wallet": "ana"})}'
 
 Ctrl-C stops everything."""
     )

@@ -376,15 +376,19 @@ async def _one(connection: AsyncConnection[Any], sql: Any, values: dict[str, Any
 
 
 def _own(query: Query, caller: Caller, values: dict[str, Any]) -> None:
-    """Participants see their own affairs; an empty parameter means the caller's. Raises Problem 404."""
-    if not query.own:
+    """Participants see their own affairs; an empty parameter means the caller's. Raises Problem 404.
+
+    Those who see everything leave it empty for everybody's, where the SELECT provides for them.
+    """
+    sees_all = caller.role in SEES_ALL
+    if not query.own or (sees_all and not values[query.own] and "%(sees_all)s" in query.select):
         return
     hint = get_type_hints(query.parameters, include_extras=True)[query.own]
     is_account = _kind(hint) == "account"
     named = values[query.own]
     if not named:
         values[query.own] = wallet_of(caller.principal) if is_account else caller.principal
-    elif caller.role not in SEES_ALL and caller.principal != (owner_of(named) if is_account else named):
+    elif not sees_all and caller.principal != (owner_of(named) if is_account else named):
         raise _not_found()
 
 

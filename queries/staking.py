@@ -218,6 +218,7 @@ staking.get(
     """,
     key=("matures_at", "validator", "entry"),
     parameters=OfUnbonding,
+    own="delegator",
 )
 
 

@@ -14,6 +14,8 @@ import redis
 import structlog
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AgeLimit, Callbacks, Retries, ShutdownNotifications, TimeLimit
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 QUEUE = "fogbook"
 FLAG_MS = 10_000
@@ -45,7 +47,11 @@ def make_broker(redis_url: str) -> RedisBroker:
 
 def _client(redis_url: str) -> redis.Redis:
     return redis.Redis.from_url(
-        redis_url, socket_timeout=2, socket_connect_timeout=1, health_check_interval=30
+        redis_url,
+        socket_timeout=2,
+        socket_connect_timeout=1,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 0),  # Whoever calls decides whether to try again.
     )
 
 

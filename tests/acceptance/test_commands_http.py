@@ -255,6 +255,21 @@ def test_two_spellings_of_an_id_are_one_id(play: Any) -> None:
     play(scenario)
 
 
+def test_a_wallet_may_be_named_without_its_prefix(play: Any) -> None:
+    async def scenario(v: Village) -> None:
+        cy = v.key("cy", "participant")
+        opened = await cy.ok("ledger/open-wallet", {"wallet": "cy"}, idempotency_key="cy")
+        assert opened["events"][0]["stream"] == "wallet:cy"
+        again = await cy.ok("ledger/open-wallet", {"wallet": "wallet:cy"}, idempotency_key="cy")
+        assert again == opened
+        named = await cy.ok("ledger/open-wallet", {"wallet": "cy:savings"})
+        assert named["events"][0]["stream"] == "wallet:cy:savings"
+        other = await cy.send("ledger/open-wallet", {"wallet": "ana:loot"})
+        problem(other, 409, "wallet-belongs-to-another")
+
+    play(scenario)
+
+
 def test_keys_and_headers_are_checked(play: Any) -> None:
     async def scenario(v: Village) -> None:
         counts = v.counts()

@@ -34,10 +34,16 @@ from domain.staking import (
     Victim,
     WithdrawCommission,
 )
-from tests.examples import FUNDS, ana_delegated, v1_jailed, v1_registered, v2_registered, village
+from tests import examples
+from tests.examples import FUNDS, funded
 from tests.scenario import START, Book, Scenario, given
 
 MICROSECOND, SECOND, DAY = timedelta(microseconds=1), timedelta(seconds=1), timedelta(days=1)
+village: Any = (examples.village, funded("val", "vic"))
+v1_registered: Any = (RegisterValidator("v1", 1_000, 1_000), "val")
+v2_registered: Any = (RegisterValidator("v2", 1_000, 0), "vic")
+ana_delegated: Any = (Delegate("v1", 1_000), "ana")
+v1_jailed: Any = Jail("v1", "maintenance")
 two_validators: Any = (village, v1_registered, v2_registered)
 staked: Any = (two_validators, ana_delegated)
 
