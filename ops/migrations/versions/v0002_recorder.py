@@ -11,4 +11,5 @@ down_revision = "0001"
 def upgrade() -> None:
     # Straight to the driver: the script is many statements.
     driver = op.get_bind().connection.driver_connection
+    assert driver is not None, "a migration runs on a connection"
     driver.execute(Path(__file__).with_suffix(".sql").read_text())
