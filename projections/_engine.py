@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -184,6 +186,46 @@ class Rows:
                 kept.popitem(last=False)
 
 
+class HistoryRows(Rows):
+    """Rows of a generation that begins at position 0: all of them are in memory, or were handed to `write`."""
+
+    def __init__(
+        self,
+        projection: Projection,
+        zone: str,
+        generation: int,
+        writer: Callable[[Rows, type[Row]], Callable[[Row], None]],
+    ) -> None:
+        super().__init__(projection, zone, generation)
+        self._writer = writer
+        self._writers: dict[type, Callable[[Row], None]] = {}
+
+    def find(self, row: type[R], *key: Any) -> R | None:
+        found: Any = self.kept[row].get(key)
+        if found is not None:
+            found.position = self.position
+        return found  # type: ignore[no-any-return]
+
+    def add(self, row: Row) -> None:
+        row.position = self.position
+        row.incomplete = False
+        self.write(row)
+
+    def write(self, row: Row) -> None:
+        kind = type(row)
+        write = self._writers.get(kind)
+        if write is None:
+            write = self._writers[kind] = self._writer(self, kind)
+        write(row)
+
+    def write_kept(self) -> None:
+        """Hand over everything that was kept in memory."""
+        for kept in self.kept.values():
+            for row in kept.values():
+                if row is not None:
+                    self.write(row)
+
+
 class _Probe(Rows):
     """Learns which keys a batch needs: every row that it gives is blank, and thrown away."""
 
@@ -322,19 +364,36 @@ def _upsert(connection: psycopg.Connection[Any], table: Table, rows: Rows, chang
 
 def copy_in(connection: psycopg.Connection[Any], rows: Rows, row: type[Row], added: Iterable[Row]) -> None:
     """COPY rows in that are known to be new."""
+    with copying(connection, rows, row) as write:
+        for each in added:
+            write(each)
+
+
+@contextmanager
+def copying(
+    connection: psycopg.Connection[Any], rows: Rows, row: type[Row]
+) -> Iterator[Callable[[Row], None]]:
+    """A COPY into a row's table, open until the block ends; gives the function that writes one row."""
     table = table_of(row)
     names = [c.name for c in table.columns]
-    json = [c.sql_type == "jsonb" for c in table.columns]
+    values_of = attrgetter(*names, "position", "incomplete")
+    json = [i for i, c in enumerate(table.columns) if c.sql_type == "jsonb"]
     target = sql.SQL("COPY {} ({}) FROM STDIN").format(
         sql.SQL(table.name), sql.SQL(", ").join(map(sql.Identifier, table.all_columns))
     )
-    zone, generation = rows.zone, rows.generation
+    place = (rows.zone, rows.generation)
     with connection.cursor() as cursor, cursor.copy(target) as copy:
-        for each in added:
-            values = [getattr(each, name) for name in names]
-            if any(json):
-                values = [Jsonb(v) if j else v for v, j in zip(values, json, strict=True)]
-            copy.write_row((zone, generation, *values, each.position, each.incomplete))
+
+        def write(each: Row) -> None:
+            copy.write_row(place + values_of(each))
+
+        def write_json(each: Row) -> None:
+            values = list(values_of(each))
+            for i in json:
+                values[i] = Jsonb(values[i])
+            copy.write_row((*place, *values))
+
+        yield write_json if json else write
 
 
 def _to_sql(value: Any, sql_type: str) -> Any:

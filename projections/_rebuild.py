@@ -5,8 +5,11 @@ Queries see the old generation until one transaction makes the new one live, at 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import psycopg
@@ -14,20 +17,21 @@ import structlog
 from psycopg import sql
 
 from projections._engine import (
+    HistoryRows,
     Projection,
     Record,
     Rows,
     all_projections,
-    copy_in,
+    copying,
     flush,
     fold,
     fold_batch,
     live_rows,
 )
 from projections._follower import HEAD, ensure_checkpoints, read_tail
-from projections._tables import Table
+from projections._tables import Row, Table
 
-COPY_CHUNK = 50_000
+CHUNK = 10_000
 DELETE_CHUNK = 10_000
 
 log = structlog.get_logger("fogbook.projections")
@@ -73,7 +77,7 @@ def rebuild(
 
     Raises HandlerFailed when a handler still raises: then the live generation stays as it is.
     """
-    with connect() as connection, connect() as reader:
+    with connect() as connection:
         ensure_checkpoints(connection, zone)
         row = connection.execute(
             NEXT_GENERATION, (zone, projection.name, projection.code, zone, projection.name)
@@ -81,7 +85,7 @@ def rebuild(
         assert row is not None
         generation = int(row[0])
         try:
-            _fold_history(connection, reader, zone, projection, generation, progress)
+            _fold_history(connect, connection, zone, projection, generation, progress)
             position = _catch_up_and_swap(connection, zone, projection, generation)
         except BaseException:
             _discard(connection, zone, projection, generation)
@@ -92,29 +96,47 @@ def rebuild(
 
 
 def _fold_history(
+    connect: Callable[[], psycopg.Connection[Any]],
     connection: psycopg.Connection[Any],
-    reader: psycopg.Connection[Any],
     zone: str,
     projection: Projection,
     generation: int,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Fold everything up to today's head in memory, and COPY the rows in."""
-    row = reader.execute(HEAD, (zone,)).fetchone()
+    """Fold everything up to today's head in memory, while the rows go out by COPY, a connection a table.
+
+    So PostgreSQL stores rows while the next ones are folded. The checkpoint moves when all of them are in; a
+    generation that was given up half way has none that counts, and is swept by the next rebuild.
+    """
+    row = connection.execute(HEAD, (zone,)).fetchone()
     head = int(row[0]) if row else 0
-    rows = Rows(projection, zone, generation)
-    with connection.transaction():
-        for chunk in _chunks(history(reader, zone, head, list(projection.handlers))):
+    with ExitStack() as copies, paused_collector():
+
+        def writer(rows: Rows, kind: type[Row]) -> Callable[[Row], None]:
+            own = copies.enter_context(connect())
+            return copies.enter_context(copying(own, rows, kind))
+
+        rows = HistoryRows(projection, zone, generation, writer)
+        reader = copies.enter_context(connect())
+        records = history(reader, zone, head, list(projection.handlers))
+        while chunk := list(islice(records, CHUNK)):
             fold(rows, chunk)
-            for kind, added in rows.added.items():
-                if added:
-                    copy_in(connection, rows, kind, added)
-                    rows.added[kind] = []
             progress(chunk[-1].position, head)
-        for kind, kept in rows.kept.items():
-            copy_in(connection, rows, kind, (row for row in kept.values() if row is not None))
-        connection.execute(PUT, (head, zone, head, zone, projection.name, generation, 0))
+        rows.write_kept()
+    connection.execute(PUT, (head, zone, head, zone, projection.name, generation, 0))
     progress(head, head)
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """A fold makes very many objects and no cycles; looking for cycles among them would cost a fifth of it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def history(connection: psycopg.Connection[Any], zone: str, upto: int, types: list[str]) -> Iterator[Record]:
@@ -126,17 +148,6 @@ def history(connection: psycopg.Connection[Any], zone: str, upto: int, types: li
         copy.set_types(COPY_TYPES)
         for row in copy.rows():
             yield Record(*row)
-
-
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    chunk: list[Record] = []
-    for record in records:
-        chunk.append(record)
-        if len(chunk) >= COPY_CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _catch_up_and_swap(

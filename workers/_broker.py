@@ -20,7 +20,7 @@ from redis.retry import Retry
 QUEUE = "fogbook"
 FLAG_MS = 10_000
 """A flag that nobody cleared (its follower was killed) goes by itself."""
-SEND_EVERY_S = 0.01
+SEND_EVERY_S = 0.02
 
 log = structlog.get_logger("fogbook.workers")
 
