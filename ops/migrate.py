@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from ops.settings import APP_ROLE
-from projections._tables import table_statements
+from projections._schema import table_statements
 
 LEAST_POSTGRES = 150_000
 

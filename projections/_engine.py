@@ -8,6 +8,8 @@ them), then for real. Handlers must therefore take their keys from the event, or
 from __future__ import annotations
 
 import functools
+import importlib
+import pkgutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +23,9 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+import projections
 from commands._codec import event_decoder
-from projections._tables import Row, Table, from_sql, load_all, table_of
+from projections._tables import Row, Table, from_sql, table_of
 from projections._watchdog import HandlerHung
 
 R = TypeVar("R", bound=Row)
@@ -106,6 +109,12 @@ class Projection:
 
 
 _projections: dict[str, Projection] = {}
+
+
+def load_all() -> None:
+    """Import every context's projections."""
+    for module in pkgutil.iter_modules(projections.__path__):
+        importlib.import_module(f"projections.{module.name}")
 
 
 @functools.cache

@@ -6,17 +6,12 @@ Every table lies in the schema `read` and begins with `zone` and `generation` (b
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
-
-import projections
 
 T = TypeVar("T")
 
@@ -107,63 +102,6 @@ def _column(name: str, hint: Any) -> Column:
     if get_origin(hint) is Annotated:
         return Column(name, hint.__metadata__[0], nullable)
     return Column(name, _SQL_TYPES[get_origin(hint) or hint], nullable)
-
-
-@functools.cache
-def tables() -> tuple[Table, ...]:
-    """All tables of all projections, found by walking this package."""
-    from projections._engine import all_projections
-
-    return tuple(table for projection in all_projections().values() for table in projection.tables)
-
-
-def load_all() -> None:
-    """Import every context's projections."""
-    for module in pkgutil.iter_modules(projections.__path__):
-        importlib.import_module(f"projections.{module.name}")
-
-
-def table_statements() -> Iterator[str]:
-    """The DDL of all read models; safe to run again, and adds the columns that are new."""
-    for t in tables():
-        yield from statements_of(t)
-
-
-def statements_of(t: Table) -> Iterator[str]:
-    columns = ", ".join(_column_sql(t, c) for c in t.columns)
-    key = ", ".join(("zone", "generation", *t.key))
-    yield (
-        f'CREATE TABLE IF NOT EXISTS {t.name} (zone text COLLATE "C" NOT NULL, generation integer NOT NULL, '
-        f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))"
-    )
-    for column in t.columns:
-        if column.name not in t.key:
-            yield f"ALTER TABLE {t.name} ADD COLUMN IF NOT EXISTS {_column_sql(t, column)}"
-    short = t.name.removeprefix("read.")
-    for i, index in enumerate(t.indexes, 1):
-        yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {t.name} (zone, generation, {index})"
-
-
-def _column_sql(t: Table, column: Column) -> str:
-    if column.name in t.key:
-        return f"{column.name} {column.sql_type} NOT NULL"
-    if column.nullable:
-        return f"{column.name} {column.sql_type}"
-    f = next(f for f in fields(t.row) if f.name == column.name)
-    default = f.default_factory() if f.default_factory is not MISSING else f.default
-    return f"{column.name} {column.sql_type} NOT NULL DEFAULT {_literal(default)}"
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if value in ({}, []):
-        return f"'{value}'"
-    if isinstance(value, datetime):
-        return f"'{value.isoformat()}'"
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def from_sql(value: Any) -> Any:

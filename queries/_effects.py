@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from copy import deepcopy
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,8 @@ from projections._engine import (
     fold,
 )
 from projections._tables import Row, Table, from_sql, table_of
-from queries._past import Event, Past, rfc3339
+from queries._events import Event, rfc3339
+from queries._past import Past
 
 MOST_ROUNDS = 4
 """Keys may depend on rows, whose keys depend on rows; no handler looks further than this."""
@@ -41,7 +43,7 @@ class _Touched(Rows):
         kept = self.kept[row]
         if key not in kept:
             if key in self.known[row]:
-                kept[key] = self.known[row][key]
+                kept[key] = deepcopy(self.known[row][key])  # Handlers change what they take.
             else:
                 blank = row(*key)
                 blank.position, blank.incomplete = 0, False

@@ -31,7 +31,7 @@ from domain.ledger import owner_of, wallet_of
 from ops.access import Access, Caller
 from ops.problems import Problem, documented
 from ops.web import App, zone_of
-from queries._watch import Positions
+from queries._watch import Positions, Stopping
 
 DEFAULT_LIMIT = 50
 MOST_LIMIT = 500
@@ -337,8 +337,13 @@ class QueryApi:
         return Response(body, 200, headers, "application/json")
 
     async def _reach(self, zone: str, projection: str, wanted: int) -> None:
-        """Wait, bounded, until the projection has reached a position. Raises Problem 504."""
-        position = await self.positions.reach(zone, projection, wanted, self._wait_s)
+        """Wait, bounded, until the projection has reached a position. Raises Problem 504 and 503."""
+        try:
+            position = await self.positions.reach(zone, projection, wanted, self._wait_s)
+        except Stopping:
+            raise Problem(
+                503, "unavailable", "The server is stopping.", headers={"Retry-After": "1"}
+            ) from None
         if position < wanted:
             raise Problem(
                 504,

@@ -6,20 +6,20 @@ Whatever is read stands at the end of a command: a position inside one means the
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-import msgspec
 from psycopg_pool import AsyncConnectionPool
 from pydantic_core import PydanticCustomError
 
-from commands._codec import decode_event, encode_json, event_types, streams
+from commands._codec import decode_event, event_types, streams
 from commands._log import EVENTS_OF_COMMAND
 from commands._models import time
 from domain._kernel import Stream
 from ops.problems import Problem
+from queries._events import Event, rfc3339, stored
 
 PAGE = 1_000
 MOST_BYTES = 4 * 1024 * 1024
@@ -75,53 +75,6 @@ ORDER BY position LIMIT %(limit)s
 """  # noqa: S608
 
 
-class Event(NamedTuple):
-    """An event as it is stored."""
-
-    position: int
-    stream: str
-    version: int
-    type: str
-    data: bytes
-    meta: bytes
-    recorded_at: datetime
-    leaf: bytes
-
-    def shown(self) -> dict[str, Any]:
-        return {
-            "position": self.position,
-            "stream": self.stream,
-            "version": self.version,
-            "type": self.type,
-            "data": stored(self.data),
-            "meta": stored(self.meta),
-            "recorded_at": rfc3339(self.recorded_at),
-            "leaf": self.leaf.hex(),
-        }
-
-    def line(self) -> bytes:
-        return encode_json(self.shown())
-
-    @property
-    def own_meta(self) -> dict[str, Any]:
-        """What our own events say of their command; nothing for those of other applications."""
-        try:
-            meta = msgspec.json.decode(self.meta)
-        except msgspec.MsgspecError:
-            return {}
-        ours = isinstance(meta, dict) and type(meta.get("i")) is int and type(meta.get("n")) is int
-        return meta if ours else {}
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """The first and last position of its command."""
-        meta = self.own_meta
-        if not meta:
-            return self.position, self.position
-        first = self.position - meta["i"] + 1
-        return first, first + int(meta["n"]) - 1
-
-
 @dataclass(frozen=True, slots=True)
 class Folded:
     state: Any
@@ -130,40 +83,6 @@ class Folded:
     """As of which position; the end of a command."""
     recorded_at: datetime | None
     """When the last event that counted was recorded."""
-
-
-# Values as JSON
-
-
-def stored(data: bytes) -> Any:
-    """Stored bytes inside JSON: verbatim where they are JSON on one line, in base64 otherwise."""
-    try:
-        data.decode()
-        msgspec.json.decode(data)
-        if b"\n" not in data and b"\r" not in data:
-            return msgspec.Raw(data)
-    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
-        pass
-    return {"base64": data}
-
-
-def rfc3339(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def plain(value: Any) -> Any:
-    """A state as JSON: every whole number is a decimal string, as amounts are everywhere."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {":".join(map(str, k)) if isinstance(k, tuple) else str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return rfc3339(value) if isinstance(value, datetime) else value
 
 
 # The past
@@ -247,7 +166,7 @@ class Past:
         """Events of a stream behind a version, and the stream's last version. Raises Problem 404."""
         last = await self._one(LAST_OF_STREAM, stream=stream)
         if last is None:
-            raise _no_stream(stream)
+            raise no_stream()
         events: list[Event] = []
         size = 0
         while after < last[0] and len(events) < limit and size < MOST_BYTES:
@@ -308,7 +227,7 @@ class Past:
         if re.fullmatch(r"[0-9]{1,18}", at):
             most = int(at)
             if most > (last[0] if last else 0):
-                raise _out_of_range("version", last[0]) if last else _no_stream(name)
+                raise _out_of_range("version", last[0]) if last else no_stream()
             row = await self._one(POSITION_OF_VERSION, stream=name, version=most)
             upto = row[0] if row else 0
         else:
@@ -316,7 +235,7 @@ class Past:
         kind = streams().get(name.partition(":")[0])
         if kind is None:
             if last is None:
-                raise _no_stream(name)
+                raise no_stream()
             raise Problem(422, "not-folded", "This stream belongs to another application; nothing folds it.")
         state, begun = await self._begin(kind, name, upto)
         version, recorded_at = 0, None
@@ -328,7 +247,7 @@ class Past:
             state = kind.evolve(state, decoded)
             version, recorded_at = event.version, event.recorded_at
         if not begun and last is None:
-            raise _no_stream(name)
+            raise no_stream()
         return Folded(state, version, upto, recorded_at)
 
     async def _begin(self, kind: Stream[Any], name: str, upto: int) -> tuple[Any, bool]:
@@ -419,8 +338,8 @@ async def _first(low: int, high: int, holds: Callable[[int], Awaitable[bool]]) -
     return low
 
 
-def _no_stream(stream: str) -> Problem:
-    return Problem(404, "stream-not-found", "The log holds no such stream.", stream=stream[:200])
+def no_stream() -> Problem:
+    return Problem(404, "stream-not-found", "The log holds no such stream.")
 
 
 def _out_of_range(name: str, most: int) -> Problem:
@@ -431,7 +350,3 @@ def _out_of_range(name: str, most: int) -> Problem:
         parameter="at",
         most=str(most),
     )
-
-
-def ndjson(events: Sequence[Event]) -> bytes:
-    return b"".join(event.line() + b"\n" for event in events)

@@ -6,6 +6,10 @@ A waiting request holds no database connection, so any number of them cannot sta
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
@@ -64,13 +68,16 @@ class Positions:
         finally:
             self._forget(place, waiter)
 
-    async def stop(self) -> None:
-        """Let all who wait go."""
+    def let_go(self) -> None:
+        """Nobody waits any longer: the server stops."""
         self._stopped = True
+        self._fail(Stopping())
+
+    async def stop(self) -> None:
+        self.let_go()
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
-        self._fail(Stopping())
 
     async def _poll(self) -> None:
         pause_s = LEAST_PAUSE_S
@@ -116,3 +123,36 @@ class Positions:
             for _, future in waiters:
                 if not future.done():
                     future.set_exception(error)
+
+
+@contextmanager
+def on_stop_signals(react: Callable[[], None]) -> Iterator[None]:
+    """React to the signals that stop the server, before it waits for its open responses to end by themselves.
+
+    A server tells its application of the end only after that wait, so whoever follows live would use it up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    replaced: list[tuple[signal.Signals, Any, Any]] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.getsignal(number)
+        if callable(before):
+            ours = _before(before, react, loop)
+            signal.signal(number, ours)
+            replaced.append((number, ours, before))
+    try:
+        yield
+    finally:
+        for number, ours, before in replaced:
+            if signal.getsignal(number) is ours:
+                signal.signal(number, before)
+
+
+def _before(handler: Any, react: Callable[[], None], loop: asyncio.AbstractEventLoop) -> Any:
+    def handle(number: int, frame: Any) -> None:
+        loop.call_soon_threadsafe(react)
+        handler(number, frame)
+
+    return handle

@@ -16,6 +16,7 @@ from ops.pool import open_pool
 from ops.settings import Settings, SettingsIncomplete
 from ops.web import App
 from queries._http import QueryApi, register
+from queries._watch import on_stop_signals
 from queries.history import register_history
 
 
@@ -42,10 +43,12 @@ class QueryService:
             raise SettingsIncomplete("DATABASE_URL must be set.")
         async with open_pool(settings, "fogbook queries", settings.query_connections) as pool:
             self.api = QueryApi(pool, Access(pool, settings.pepper_bytes), settings.min_position_wait_s)
+            positions = self.api.positions
             try:
-                yield
+                with on_stop_signals(positions.let_go):
+                    yield
             finally:
-                await self.api.positions.stop()
+                await positions.stop()
 
 
 def register_all(app: App, service: QueryService) -> None:

@@ -21,13 +21,15 @@ from domain._kernel import Text
 from ops.problems import Problem, documented
 from ops.web import App
 from queries._effects import rows_touched
+from queries._events import Event, ndjson, plain, rfc3339
 from queries._http import SEES_ALL, QueryApi, parameters_of, whole_number
-from queries._past import Event, Past, ndjson, plain, rfc3339
+from queries._past import Past, no_stream
 from queries._watch import HEAD, Stopping
 
 DEFAULT_LIMIT = 1_000
 MOST_LIMIT = 10_000
 MOST_POSITION = 2**62
+MOST_NAME = 256
 LIVE_PAGE = 200
 KEEP_ALIVE_S = 15.0
 MOST_FOLLOWERS = 200
@@ -149,13 +151,13 @@ class History:
         after = whole_number(request, "after", 0, MOST_POSITION)
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MOST_LIMIT) or 1
         head, _ = await past.head()
-        events, last = await past.page_of_versions(request.path_params["stream"], after, head, limit)
+        events, last = await past.page_of_versions(_stream_named(request), after, head, limit)
         end = events[-1].version if events else last
         return _lines(events, head, end if end < last else None)
 
     async def state(self, request: Request, past: Past) -> Response:
         at = parameters_of(Moment, request, frozenset())["at"]
-        name = request.path_params["stream"]
+        name = _stream_named(request)
         folded = await past.state(name, at)
         body = {
             "zone": past.zone,
@@ -218,6 +220,13 @@ def _number(text: str, name: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
         raise Problem(422, "invalid-parameter", f"The {name} is a whole number.", parameter=name)
     return int(text)
+
+
+def _stream_named(request: Request) -> str:
+    name: str = request.path_params["stream"]
+    if not name.isprintable() or len(name) > MOST_NAME:
+        raise no_stream()
+    return name
 
 
 def _last_seen(request: Request, after: int) -> int:

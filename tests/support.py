@@ -14,7 +14,7 @@ import httpx
 import msgspec
 from pydantic import SecretStr
 
-from commands._codec import contexts, decision_of, encode_json
+from commands._codec import contexts, decision_of, encode_json, streams
 from commands._deciding import Command, Outcome
 from commands._log import PostgresLog
 from commands._sequencer import Sequencer
@@ -26,6 +26,7 @@ from ops.web import App
 from projections._engine import all_projections
 from projections._follower import Follower
 from projections._rebuild import digest, rebuild
+from projections._schema import tables
 from queries.api import QueryService, register_all
 from tests.conftest import PEPPER, Database
 from tests.scenario import START
@@ -76,6 +77,18 @@ class Economy:
         assert outcome.status == 200, outcome.body
         return msgspec.json.decode(outcome.body)
 
+    async def state(self, name: str) -> Any:
+        """The exact state of a stream, folded from the log."""
+        wanted = {name: streams()[name.partition(":")[0]]}
+        log = PostgresLog(self.database.url, APP_ROLE)
+        await log.connect()
+        try:
+            loaded = await log.load(self.zone, wanted, self.sequencer.head.position)
+        finally:
+            await log.close()
+        assert loaded is not None
+        return loaded[name].state
+
     def later(self, **by: float) -> datetime:
         self.now += timedelta(**by)
         return self.now
@@ -104,6 +117,13 @@ class Economy:
     def rebuild(self) -> None:
         for projection in all_projections().values():
             rebuild(self.database.connect, self.zone, projection)
+
+    def forget(self) -> None:
+        """Throw all read models away."""
+        with self.database.superuser() as connection:
+            connection.execute("TRUNCATE checkpoints")
+            for declared in tables():
+                connection.execute(f"TRUNCATE {declared.name}")
 
     def timers(self) -> dict[str, tuple[datetime, str, dict[str, Any]]]:
         with self.database.connect() as connection:

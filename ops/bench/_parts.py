@@ -295,7 +295,7 @@ def lag(stage: Stage, figures: Figures) -> None:
         with stage.connect() as connection:
             row = connection.execute("SELECT position FROM heads WHERE zone = %s", (ZONE,)).fetchone()
         assert row is not None
-        patience = 20.0 if stage.scale.limit_s else 120.0
+        patience = 12.0 if stage.scale.limit_s else 120.0
         if not poller.wait_for(row[0], patience) or worker.poll() is not None:
             raise BenchFailed(f"the worker does not catch up: {tail_of(log)}")
         stage.load.run(stage.round(api, seconds=0.5, rate=RATE))
@@ -371,7 +371,7 @@ def _copy_and_decode(stage: Stage, upto: int) -> None:
 
 def memory(stage: Stage, figures: Figures) -> None:
     """Resident memory of a fresh API process after transfers all over a zone of many wallets."""
-    zone, wallets = "many", stage.scale.streams // (5 if stage.late(0.9) else 1)
+    zone, wallets = "many", stage.scale.streams // (5 if stage.late(0.85) else 1)
     stage.say(f"Memory: opening {wallets} wallets.")
     found_zone(stage, zone, wallets)
     if "transfer" in stage.running:

@@ -18,10 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ops.bench._parts import PARTS, Figures, run_parts
-from ops.bench._stage import FULL, QUICK, TINY, BenchFailed, Scale, set_up
+from ops.bench._stage import FULL, QUICK, TINY, BenchFailed, Scale, Stage, set_up
 from ops.logging import configure_logging
 from ops.servers import ServersFailed
 from ops.settings import Settings
+
+SERVER_SETTINGS = """
+SELECT current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit')
+"""
 
 
 def main(
@@ -66,30 +70,35 @@ def bench(
     """Measure the given parts. Raises BenchFailed and ServersFailed."""
     begun = time.monotonic()
     if home is not None:
+        home = home.expanduser()
         home.mkdir(parents=True, exist_ok=True)
     figures = Figures()
     with tempfile.TemporaryDirectory(prefix="fogbook bench ", dir=home) as folder:
         with set_up(scale, seed, Path(folder), begun, say) as stage:
-            with stage.superuser() as connection:
-                row = connection.execute("SHOW server_version").fetchone()
-            figures.conditions = _conditions(scale, seed, row[0] if row else "")
+            figures.conditions = _conditions(stage)
             run_parts(stage, figures, parts)
     figures.conditions["took_s"] = round(time.monotonic() - begun, 1)
     return figures
 
 
-def _conditions(scale: Scale, seed: int, postgres: str) -> dict[str, Any]:
+def _conditions(stage: Stage) -> dict[str, Any]:
+    scale = stage.scale
+    with stage.superuser() as connection:
+        row = connection.execute(SERVER_SETTINGS).fetchone()
+    version, fsync, synchronous_commit = row or ("", "", "")
     return {
         "quick": scale is QUICK,
         "scale": scale.name,
-        "seed": seed,
+        "seed": stage.seed,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "postgres": postgres,
+        "postgres": version,
+        "fsync": fsync,
+        "synchronous_commit": synchronous_commit,
         "c": scale.connections,
         "rounds": scale.rounds,
         "wallets": scale.wallets,
-        "fsync": True,
+        "principals": stage.principals,
         "client, server and database share the machine": True,
         "workers": "only during lag",
     }

@@ -94,7 +94,10 @@ class Api:
 
     async def now(self, zone: str) -> datetime:
         """The zone's time. Raises SimulationFailed when the zone is no place for a simulation."""
-        response = await self._http.post("/commands/platform/advance-clock?dry_run=true", json={})
+        try:
+            response = await self._http.post("/commands/platform/advance-clock?dry_run=true", json={})
+        except httpx.TransportError as error:
+            raise SimulationFailed(f"The API at {self._http.base_url} does not answer.") from error
         if response.status_code == 404:
             raise SimulationFailed(
                 f"There is no zone {zone}: make it with `fogbook zones create {zone} --manual-clock`."
@@ -102,8 +105,7 @@ class Api:
         if response.status_code == 409:
             raise SimulationFailed(f"Zone {zone} has a real clock; a simulation needs a manual one.")
         if response.status_code != 200:
-            _fail_unless_away(response)
-            raise SimulationFailed(f"The API answered {response.status_code}.")
+            raise _unexpected(response)
         return datetime.fromisoformat(response.json()["events"][0]["data"]["to"].replace("Z", "+00:00"))
 
     async def events(self, after: int) -> list[dict[str, Any]]:
@@ -138,9 +140,12 @@ class Api:
 
 def _fail_unless_away(response: httpx.Response) -> None:
     if response.status_code not in NOT_DECIDED:
-        raise SimulationFailed(
-            f"{response.request.url.path} answered {response.status_code}: {response.text[:300]}"
-        )
+        raise _unexpected(response)
+
+
+def _unexpected(response: httpx.Response) -> SimulationFailed:
+    said = f"{response.request.url.path} answered {response.status_code}: {response.text[:300]}"
+    return SimulationFailed(said)
 
 
 def _checked(answer: Answer) -> Answer:

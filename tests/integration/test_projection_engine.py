@@ -23,7 +23,8 @@ from projections import _follower
 from projections._engine import HandlerFailed, Projection, Record, Rows
 from projections._follower import MOST_ATTEMPTS, Follower
 from projections._rebuild import digest, rebuild
-from projections._tables import Money, Row, statements_of, table, table_of
+from projections._schema import statements_of
+from projections._tables import Money, Row, table, table_of
 from tests.conftest import Database
 
 

@@ -1,0 +1,61 @@
+"""The tables of all read models, as DDL that is made from the rows' declarations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from datetime import datetime
+from typing import Any
+
+from projections._engine import all_projections
+from projections._tables import Column, Table
+
+
+@functools.cache
+def tables() -> tuple[Table, ...]:
+    """All tables of all projections, found by walking this package."""
+    return tuple(table for projection in all_projections().values() for table in projection.tables)
+
+
+def table_statements() -> Iterator[str]:
+    """The DDL of all read models; safe to run again, and adds the columns that are new."""
+    for t in tables():
+        yield from statements_of(t)
+
+
+def statements_of(t: Table) -> Iterator[str]:
+    columns = ", ".join(_column_sql(t, c) for c in t.columns)
+    key = ", ".join(("zone", "generation", *t.key))
+    yield (
+        f'CREATE TABLE IF NOT EXISTS {t.name} (zone text COLLATE "C" NOT NULL, generation integer NOT NULL, '
+        f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))"
+    )
+    for column in t.columns:
+        if column.name not in t.key:
+            yield f"ALTER TABLE {t.name} ADD COLUMN IF NOT EXISTS {_column_sql(t, column)}"
+    short = t.name.removeprefix("read.")
+    for i, index in enumerate(t.indexes, 1):
+        yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {t.name} (zone, generation, {index})"
+
+
+def _column_sql(t: Table, column: Column) -> str:
+    if column.name in t.key:
+        return f"{column.name} {column.sql_type} NOT NULL"
+    if column.nullable:
+        return f"{column.name} {column.sql_type}"
+    f = next(f for f in fields(t.row) if f.name == column.name)
+    default = f.default_factory() if f.default_factory is not MISSING else f.default
+    return f"{column.name} {column.sql_type} NOT NULL DEFAULT {_literal(default)}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if value in ({}, []):
+        return f"'{value}'"
+    if isinstance(value, datetime):
+        return f"'{value.isoformat()}'"
+    return "'" + str(value).replace("'", "''") + "'"
