@@ -654,7 +654,8 @@ def move(
     if source != WORLD and available < amount:
         raise InsufficientFunds(account=source, asset=asset, available=available, needed=amount)
     receiver = read(accounts, target)
-    if asset not in receiver.posted and len(receiver.posted) >= MOST_ASSETS_AN_ACCOUNT:
+    # The zone's own token always fits, or a full wallet would block the slash that settles its owner's rewards.
+    if asset != FOG and asset not in receiver.posted and len(receiver.posted) >= MOST_ASSETS_AN_ACCOUNT:
         raise TooManyAssets(account=target, limit=MOST_ASSETS_AN_ACCOUNT)
     yield accounts(source), Debited(asset, amount, target, purpose, reference, memo)
     yield accounts(target), Credited(asset, amount, source, purpose, reference, memo)
@@ -809,6 +810,8 @@ def transfer(command: Transfer, issued: Issued, read: Read) -> Decision:
 
 def place_hold(command: PlaceHold, issued: Issued, read: Read) -> Decision:
     wallet = may_spend(read, issued, command.wallet)
+    if command.amount <= 0:
+        raise AmountMustBePositive(amount=command.amount)
     if read(holds, command.hold).wallet:
         raise HoldExists(hold=command.hold)
     if command.expires_at <= issued.at:
@@ -837,6 +840,8 @@ def capture_hold(command: CaptureHold, issued: Issued, read: Read) -> Decision:
         raise HoldIsClosed(hold=command.hold)
     if hold.expires_at is not None and issued.at >= hold.expires_at:
         raise HoldHasExpired(hold=command.hold, expires_at=hold.expires_at)
+    if command.amount <= 0:
+        raise AmountMustBePositive(amount=command.amount)
     if command.amount > hold.remaining:
         raise CaptureExceedsHold(hold=command.hold, remaining=hold.remaining, amount=command.amount)
     may_receive(read, command.to)

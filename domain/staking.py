@@ -38,6 +38,7 @@ from domain.ledger import (
     STAKING,
     TREASURY,
     UNBONDING,
+    AmountMustBePositive,
     burn,
     may_spend,
     move,
@@ -383,15 +384,21 @@ class Validator:
 
     def shares_for(self, tokens: int) -> int:
         """Shares that tokens buy, rounded down; the first are 1:1."""
-        return floor_div(tokens * self.shares, self.tokens) if self.shares else tokens
+        if not self.shares:
+            return tokens
+        return floor_div(tokens * self.shares, self.tokens) if self.tokens else 0
 
     def power_at(self, at: datetime) -> int:
-        """Tokens in the pool at a time of the last unbonding period."""
+        """Tokens in the pool at a time of the last unbonding period.
+
+        At the very instant of a change, the higher of before and after counts: an entry created in that
+        instant owes its part, so the base has to hold it.
+        """
         power = 0
         for change in self.history:
             if change.at > at:
                 break
-            power = change.tokens
+            power = max(power, change.tokens) if change.at == at else change.tokens
         return power
 
 
@@ -999,9 +1006,14 @@ def withdraw(read: Read, issued: Issued, validator: str, delegator: str, lot: st
     if held is None:
         raise PositionNotFound(validator=validator, lot=lot)
     worth = pool.worth(held.shares)
+    if tokens <= 0:
+        raise AmountMustBePositive(amount=tokens)
     if tokens > worth:
         raise InsufficientStake(validator=validator, lot=lot, available=worth, needed=tokens)
-    shares = held.shares if tokens == worth else min(held.shares, ceil_div(tokens * pool.shares, pool.tokens))
+    shares = held.shares if tokens == worth else ceil_div(tokens * pool.shares, pool.tokens)
+    # Where a share is worth many tokens, taking a part of the last one would leave the rest to whoever comes next.
+    if tokens < worth and shares >= held.shares:
+        raise AmountIsTooSmall(tokens=tokens, worth=worth, validator_shares=pool.shares)
     yield from burn_shares(issued, validator, delegator, lot, held, tokens, shares)
 
 
@@ -1074,7 +1086,9 @@ def edit_validator(command: EditValidator, issued: Issued, read: Read) -> Decisi
 
 
 def delegate(command: Delegate, issued: Issued, read: Read) -> Decision:
-    if known(read, command.validator).jailed:
+    validator = known(read, command.validator)
+    # Its operator may add to the self-stake, or a validator slashed below its minimum would be locked for ever.
+    if validator.jailed and (validator.tombstoned or issued.by != validator.operator):
         raise ValidatorIsJailed(validator=command.validator)
     multiplier = multiplier_for(command.lock_days)
     lot, unlocks_at = BASE_LOT, None
@@ -1234,6 +1248,10 @@ def claim_rewards(command: ClaimRewards, issued: Issued, read: Read) -> Decision
     position = read(positions, f"{command.validator}:{delegator}")
     if delegator != issued.by and not (issued.is_service and position.auto_compound):
         raise PositionNotFound(validator=command.validator, delegator=delegator)
+    if not position.lots and delegator != issued.by:
+        # All was withdrawn: the timer ends here, and compounding can be set anew.
+        yield positions(command.validator, delegator), AutoCompoundSet(False, None)
+        return
     if not position.lots:
         raise PositionNotFound(validator=command.validator)
     if position.earned(validator.ratio):
@@ -1266,6 +1284,8 @@ def allocate_rewards(command: AllocateRewards, issued: Issued, read: Read) -> De
     if read(allocations, command.reference).made:
         raise AllocationExists(reference=command.reference)
     may_spend(read, issued, REWARDS)
+    if command.amount <= 0:
+        raise AmountMustBePositive(amount=command.amount)
     names = read(validator_sets, "all").validators
     earning = [
         (name, validator)
@@ -1380,20 +1400,44 @@ def _slash_redelegations(
     read_many(read, positions, [f"{entry.target}:{entry.delegator}" for _, entry in since])
     owed = 0
     for id, entry in since:
-        owed += floor_div(entry.initial * fraction, BASIS_POINTS)
-        lots = read(positions, f"{entry.target}:{entry.delegator}").lots
-        lot = entry.lot if entry.lot in lots else BASE_LOT
-        if lot not in lots:
-            continue
-        yield from settle(read, issued, entry.target, entry.delegator)
-        held = read(positions, f"{entry.target}:{entry.delegator}").lots[lot]
-        shares = min(floor_div(entry.shares * fraction, BASIS_POINTS), held.shares)
-        if shares:
-            tokens = read(validators, entry.target).worth(shares)
-            yield from burn_shares(issued, entry.target, entry.delegator, lot, held, tokens, shares)
+        owes = floor_div(entry.initial * fraction, BASIS_POINTS)
+        owed += owes
+        due = floor_div(entry.shares * fraction, BASIS_POINTS)
+        position = read(positions, f"{entry.target}:{entry.delegator}")
+        lot = entry.lot if entry.lot in position.lots else BASE_LOT
+        burned = 0
+        if due and lot in position.lots:
+            yield from settle(read, issued, entry.target, entry.delegator)
+            held = read(positions, f"{entry.target}:{entry.delegator}").lots[lot]
+            burned = min(due, held.shares)
+            tokens = read(validators, entry.target).worth(burned)
+            yield from burn_shares(issued, entry.target, entry.delegator, lot, held, tokens, burned)
             if tokens:
                 victims.append(Victim("redelegation", entry.target, entry.delegator, id, tokens))
+            yield from jail_below_minimum(read, issued, entry.target, entry.delegator)
+        if burned < due:
+            rest = floor_div(owes * (due - burned), due)
+            yield from _slash_fled(command, issued, read, entry, rest, victims)
     return owed
+
+
+def _slash_fled(
+    command: Slash, issued: Issued, read: Read, moved: Redelegation, owes: int, victims: list[Victim]
+) -> Decision:
+    """Stake that moved and then began to unbond at its target pays from the entries it made there since.
+
+    Cosmos SDK x/staking SlashRedelegation does so too; before, moving twice was a way out of any slash.
+    """
+    for id, entry in read(unbondings, moved.target).entries.items():
+        since = entry.created_at >= moved.created_at and entry.matures_at > issued.at
+        taken = min(owes, entry.balance) if since and entry.delegator == moved.delegator else 0
+        if taken:
+            owes -= taken
+            victims.append(Victim("unbonding", moved.target, entry.delegator, id, taken))
+            yield (
+                unbondings(moved.target),
+                UnbondingSlashed(id, entry.delegator, command.evidence_id, taken),
+            )
 
 
 def _burn_slashed(command: Slash, read: Read, victims: list[Victim]) -> Decision:
@@ -1452,7 +1496,7 @@ def decide_appeal(command: DecideAppeal, issued: Issued, read: Read) -> Decision
     if not command.won:
         return
     for victim in record.victims:
-        if victim.kind == "unbonding":
+        if victim.kind in ("unbonding", "redelegation"):
             wallet = wallet_of(victim.delegator)
             yield from pay_out(read, TREASURY, wallet, victim.tokens, "appeal")
         elif read(validators, victim.validator).shares:

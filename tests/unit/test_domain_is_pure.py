@@ -60,6 +60,42 @@ def test_domain_reads_no_clock_and_uses_no_float(path: Path) -> None:
             assert not isinstance(node.op, ast.Div), f"line {node.lineno} divides into a float"
 
 
+def _folds(tree: ast.AST) -> list[ast.FunctionDef]:
+    """The `evolve...` functions and the helpers of the same file that they call, all the way down."""
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    found: dict[str, ast.FunctionDef] = {}
+    ahead = [name for name in functions if name.startswith("evolve")]
+    while ahead:
+        name = ahead.pop()
+        if name in functions and name not in found:
+            found[name] = functions[name]
+            called = (node.func for node in ast.walk(functions[name]) if isinstance(node, ast.Call))
+            ahead += [func.id for func in called if isinstance(func, ast.Name)]
+    return list(found.values())
+
+
+@pytest.mark.parametrize("path", CONTEXTS, ids=_name)
+def test_a_fold_neither_refuses_nor_emits(path: Path) -> None:
+    for fold in _folds(ast.parse(path.read_text())):
+        for node in ast.walk(fold):
+            refuses_or_emits = isinstance(node, ast.Raise | ast.Assert | ast.Yield | ast.YieldFrom)
+            assert not refuses_or_emits, f"{fold.name}, line {getattr(node, 'lineno', 0)}"
+
+
+def test_the_folds_of_every_context_are_found() -> None:
+    for path in CONTEXTS:
+        if path.name != "__init__.py":
+            assert _folds(ast.parse(path.read_text())), path.name
+
+
+@pytest.mark.parametrize("path", CONTEXTS, ids=_name)
+def test_parameters_stand_before_everything_else(path: Path) -> None:
+    source = path.read_text()
+    if "class Parameters" in source:
+        assert source.index("class Parameters") < source.index("\n# Events")
+    assert "class Parameters" in source or path.name != "staking.py"
+
+
 @pytest.mark.parametrize("path", CONTEXTS, ids=_name)
 def test_sections_stand_in_the_same_order(path: Path) -> None:
     """A section's heading may say more (`# Decisions: rewards`) and come again in parts."""

@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -16,9 +16,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import domain
-from commands._codec import decode_event, event_encoder
+from commands._codec import contexts, decode_event, event_encoder, event_types
 from domain import _kernel
-from domain._kernel import Issued, NotFound, Rejected, Stream, balance, ceil_div, floor_div, kebab, snake
+from domain._kernel import (
+    Issued,
+    NotFound,
+    Rejected,
+    Stream,
+    balance,
+    ceil_div,
+    floor_div,
+    kebab,
+    read_many,
+    snake,
+)
 from domain.ledger import Credited, Debited, WalletOpened, accounts, assets, holds
 from tests.scenario import decision_of
 
@@ -112,6 +123,53 @@ def test_balance_sums_the_postings_per_asset() -> None:
     opened = (accounts("wallet:cleo"), WalletOpened("cleo"))
     assert balance([debit, credit, opened]) == {}
     assert balance([debit]) == {"FOG": -5}
+
+
+def test_balance_keeps_assets_apart_and_needs_no_order() -> None:
+    pairs = [
+        (accounts("wallet:ana"), Debited("FOG", 5, "wallet:ben", "gift")),
+        (accounts("wallet:ben"), Credited("GPU", 5, "wallet:ana", "gift")),
+        (accounts("wallet:ben"), Credited("FOG", 2, "wallet:ana", "gift")),
+    ]
+    assert balance(pairs) == balance(pairs[::-1]) == {"FOG": -3, "GPU": 5}
+    assert balance([]) == {}
+
+
+@hypothesis_given(st.integers(-(10**80), 10**80), st.integers(1, 10**40))
+def test_ceil_is_the_least_whole_number_that_is_enough(a: int, b: int) -> None:
+    assert floor_div(a, b) * b <= a < (floor_div(a, b) + 1) * b
+    assert (ceil_div(a, b) - 1) * b < a <= ceil_div(a, b) * b
+
+
+def test_many_states_are_read_one_by_one_or_together_in_the_order_asked() -> None:
+    class OneByOne:
+        def __call__(self, stream: Stream[Any], id: str) -> Any:
+            return (stream.category, id)
+
+    class Together(OneByOne):
+        asked: ClassVar[list[list[str]]] = []
+
+        def many(self, stream: Stream[Any], ids: list[str]) -> list[Any]:
+            self.asked.append(list(ids))
+            return [self(stream, id) for id in ids]
+
+    expected = [("hold", "h2"), ("hold", "h1"), ("hold", "h2")]
+    assert read_many(OneByOne(), holds, ["h2", "h1", "h2"]) == expected
+    assert read_many(Together(), holds, ["h2", "h1", "h2"]) == expected
+    assert Together.asked == [["h2", "h1", "h2"]]
+    assert read_many(OneByOne(), holds, []) == []
+
+
+def test_the_codec_finds_the_same_contexts_and_events() -> None:
+    assert set(contexts().values()) == set(MODULES)
+    assert set(event_types().values()) == set(EVENTS)
+
+
+def test_amounts_of_the_largest_size_survive_being_stored() -> None:
+    largest = Debited("FOG", _kernel.AMOUNT_LIMIT - 1, "wallet:ben", "gift")
+    stored = event_encoder(Debited)(largest)
+    assert b'"99999999999999999999999999999999999999"' in stored
+    assert decode_event("Debited", stored) == largest
 
 
 def test_operators_and_workers_are_services() -> None:

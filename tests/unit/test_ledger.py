@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -250,6 +252,15 @@ def test_an_account_holds_a_bounded_number_of_assets() -> None:
         book.issue(MintTokens(ANA, 1, "grant", "r", codes[-1]))
 
 
+def test_the_zones_own_token_fits_into_a_full_wallet() -> None:
+    """Otherwise rewards could not be settled, and a slash that settles them would be refused."""
+    codes = [f"A{number}" for number in range(ledger.MOST_ASSETS_AN_ACCOUNT)]
+    minted = [(DefineAsset(code, 0), MintTokens("wallet:cleo", 1, "grant", "r", code)) for code in codes]
+    book = given(village, (OpenWallet("wallet:cleo"), "cleo"), *minted).book
+    book.issue(Transfer(ANA, "wallet:cleo", 5), "ana")
+    assert posted(book, "wallet:cleo") == 5
+
+
 # Holds
 
 
@@ -336,6 +347,25 @@ def test_a_hold_for_oneself_moves_nothing_when_captured() -> None:
     assert available(scenario.book, ANA) == FUNDS
 
 
+@pytest.mark.parametrize("amount", [0, -1, -50])
+def test_no_command_takes_an_amount_below_one(amount: int) -> None:
+    """Trap: what is refused at the edge is refused here too, whoever calls a decision."""
+    for_himself: Any = (PlaceHold("own", ANA, "ana", 10, START + HOUR), "ana")
+    for command, by in (
+        (Transfer(ANA, BEN, amount), "ana"),
+        (MintTokens(ANA, amount, "grant", "r"), "operator"),
+        (BurnTokens(ANA, amount, "spent"), "ana"),
+        (PlaceHold("h2", ANA, "ben", amount, START + HOUR), "ana"),
+        (CaptureHold("h1", amount, BEN), "ben"),
+        (CaptureHold("own", amount, ANA), "ana"),
+        (DistributeRewards("d1", "harvest", ledger.REWARDS, (Allocation(ANA, amount),)), "operator"),
+    ):
+        scenario = given(village, hold_placed, for_himself)
+        before = dict(scenario.book.states)
+        scenario.when(command, by).then(ledger.AmountMustBePositive)
+        assert scenario.book.states == before
+
+
 # Reversals
 
 
@@ -410,3 +440,58 @@ def test_a_distribution_is_bounded_and_covered() -> None:
 def test_an_unbalanced_command_would_be_noticed() -> None:
     assert balance([(ledger.accounts(ANA), Credited(FOG, 1, ledger.WORLD, "mint"))]) == {FOG: 1}
     assert issubclass(Unbalanced, AssertionError)
+
+
+def test_fees_arrive_where_they_are_paid_to() -> None:
+    """Trap: fees vanished."""
+    scenario = given(village).when(Transfer(ANA, ledger.FEES, 7, purpose="fee"), "ana")
+    assert posted(scenario.book, ledger.FEES) == 7
+    scenario.when(Transfer(ledger.FEES, ledger.TREASURY, 7)).then(Debited, Credited)
+
+
+def test_a_refused_command_leaves_no_trace() -> None:
+    """The third of three payments cannot be made, so neither are the first two."""
+    allocations = (Allocation("wallet:new", 1), Allocation(BEN, 1), Allocation(ANA, FUNDS))
+    scenario = given(village)
+    before, events = dict(scenario.book.states), list(scenario.book.events)
+    scenario.when(DistributeRewards("d1", "harvest", ledger.REWARDS, allocations))
+    scenario.then(ledger.InsufficientFunds)
+    assert (scenario.book.states, scenario.book.events) == (before, events)
+
+
+def test_a_distribution_from_the_community_pool_leaves_its_dust_there() -> None:
+    scenario = given(village, MintTokens(ledger.COMMUNITY, 100, "budget", ""))
+    scenario.when(DistributeRewards("d1", "grant", ledger.COMMUNITY, (Allocation(ANA, 30),), 50))
+    assert isinstance(scenario.outcome, list)
+    assert scenario.outcome[0] == ledger.RewardsDistributed("grant", ledger.COMMUNITY, FOG, 30, 0, 1)
+    assert posted(scenario.book, ledger.COMMUNITY) == 70
+
+
+def test_a_reversed_distribution_comes_back_from_everybody() -> None:
+    book = given(village).book
+    allocations = (Allocation(ANA, 3), Allocation(BEN, 4))
+    book.issue(DistributeRewards("d1", "harvest", ledger.REWARDS, allocations, 10))
+    book.issue(ReverseTransaction(f"c{book.commands}", "wrong list"))
+    places = (ANA, BEN, ledger.REWARDS, ledger.COMMUNITY)
+    assert [posted(book, place) for place in places] == [FUNDS, FUNDS, FUNDS, 0]
+
+
+def test_a_hold_that_ended_stays_ended_whichever_way_it_ended() -> None:
+    """Traps: refunds and voids were repeatable; a released hold was still capturable."""
+    for ending in (ReleaseHold("h1"), CaptureHold("h1", 300, BEN)):
+        scenario = given(village, hold_placed, (ending, "ben"))
+        before = dict(scenario.book.states)
+        for again in (ReleaseHold("h1"), CaptureHold("h1", 1, BEN)):
+            scenario.when(again, "ben").then(ledger.HoldIsClosed)
+        scenario.when(ExpireHold("h1"), "timer", "worker", after=HOUR).then()
+        assert scenario.book.states == before
+
+
+def test_every_rule_of_the_ledger_is_broken_here() -> None:
+    rules = [
+        rule.__name__
+        for _, rule in inspect.getmembers(ledger, inspect.isclass)
+        if issubclass(rule, ledger.Rejected) and rule.__module__ == ledger.__name__
+    ]
+    source = Path(__file__).read_text()
+    assert [rule for rule in rules if f"ledger.{rule}" not in source] == []

@@ -5,37 +5,106 @@ The history behind most of them: v1 (val, commission 10 %) and v2 (vic, none) st
 
 from __future__ import annotations
 
+import inspect
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from domain import ledger, staking
-from domain._kernel import FOG
-from domain.ledger import BONDED, COMMUNITY, REWARDS, STAKING, TREASURY, UNBONDING, WORLD
+from domain._kernel import BASIS_POINTS, FOG, Rejected
+from domain.ledger import (
+    BONDED,
+    COMMUNITY,
+    REWARDS,
+    STAKING,
+    TREASURY,
+    UNBONDING,
+    WORLD,
+    Account,
+    AmountMustBePositive,
+    CloseWallet,
+    Credited,
+    Debited,
+    DefineAsset,
+    FreezeWallet,
+    MintTokens,
+    OpenWallet,
+    TokensBurned,
+    Transfer,
+    WalletIsFrozen,
+    WalletOpened,
+    WalletReopened,
+)
 from domain.staking import (
+    RATIO_SCALE,
     AllocateRewards,
+    AllocationMade,
+    AmountIsTooSmall,
+    AppealDecided,
+    AppealExists,
+    AppealIsNotOpen,
     AppealSlash,
+    AutoCompoundSet,
     BeginUnbonding,
     CancelUnbonding,
     ClaimRewards,
+    CommissionWithdrawn,
     CompleteUnbonding,
+    CompoundDue,
     DecideAppeal,
     Delegate,
+    Delegated,
     EditValidator,
+    EvidenceWasUsed,
     ExpireLock,
     Jail,
+    LockExpired,
+    LockHasNotExpired,
+    Lot,
     P,
+    Position,
+    PositionNotFound,
+    Power,
     Redelegate,
+    RedelegationBegan,
     RegisterValidator,
+    RewardsSettled,
     SetAutoCompound,
+    SharesBurned,
+    SharesIssued,
     Slash,
+    SlashAppealed,
+    Slashed,
+    SlashKindIsUnknown,
+    TokensRestored,
+    TokensSlashed,
+    TooManyLots,
+    UnbondingBegan,
+    UnbondingCancelled,
+    UnbondingCompleted,
+    UnbondingSlashed,
+    Undelegated,
     Unjail,
+    Validator,
+    ValidatorEdited,
+    ValidatorIsJailed,
+    ValidatorJailed,
+    ValidatorJoined,
+    ValidatorNotFound,
+    ValidatorRegistered,
+    ValidatorRewarded,
     Victim,
+    VictimsListed,
+    WeightReduced,
     WithdrawCommission,
+    ratio_rise,
+    validator_sets,
+    validators,
 )
 from tests import examples
-from tests.examples import FUNDS, funded
+from tests.examples import FUNDS, HOUR, NOW, WEEK, Story, funded, story, validator, wallet
 from tests.scenario import START, Book, Scenario, given
 
 MICROSECOND, SECOND, DAY = timedelta(microseconds=1), timedelta(seconds=1), timedelta(days=1)
@@ -787,3 +856,586 @@ def test_no_refusal_leaves_half_a_command_behind() -> None:
         with pytest.raises(ledger.Rejected):
             book.issue(command, by)
         assert (book.states, len(book.events)) == (states, count)
+
+
+# Formulas, exact events and edges: 1,000 of Val's own behind a v1 without commission, and 1,000 of Ana's
+
+
+ANA, BEN, VAL = "wallet:ana", "wallet:ben", "wallet:val"
+
+
+UNBONDING_TIME = 3 * WEEK
+
+
+MOMENT = timedelta(microseconds=1)
+
+
+v1 = validator("v1", "val")
+
+
+v2 = validator("v2", "wim")
+
+
+ana_delegates: Any = (Delegate("v1", 1_000), "ana")
+
+
+def stakes_of_a_thousand(*history: Any) -> Story:
+    """Val's own 1,000 and Ana's 1,000 stand behind v1."""
+    return story(examples.village, v1, ana_delegates, *history)
+
+
+def priced(tokens: int, shares: int) -> list[Any]:
+    """A validator whose shares are worth something else than one token; all of them are Val's."""
+    return [
+        (
+            validators("v1"),
+            ValidatorRegistered("val", 0, 1, "", NOW),
+        ),
+        (validators("v1"), SharesIssued("val", tokens, shares, shares * BASIS_POINTS, NOW)),
+        (validator_sets("all"), ValidatorJoined("v1")),
+    ]
+
+
+def test_registering_puts_the_operators_own_tokens_behind_the_validator() -> None:
+    told = story(examples.village, wallet("val", 500))
+    told.when(RegisterValidator("v1", 500, 700, 100, "fast"), "val").then(
+        ValidatorRegistered("val", 700, 100, "fast", NOW),
+        ValidatorJoined("v1"),
+        Debited("FOG", 500, BONDED, "delegate"),
+        Credited("FOG", 500, VAL, "delegate"),
+        Delegated("0", 500, 500, 10_000, 0),
+        SharesIssued("val", 500, 500, 5_000_000, NOW),
+    )
+    assert told.validator() == Validator(
+        "val", 700, 100, NOW, "fast", 500, 500, 5_000_000, history=(Power(NOW, 500),)
+    )
+
+
+def test_a_description_changes_at_any_time_and_does_not_hold_up_the_commission() -> None:
+    told = story(examples.village, v1)
+    told.when(EditValidator("v1", 0, "better"), "val").then(ValidatorEdited(0, "better", NOW))
+    told.when(EditValidator("v1", 0, "better"), "val").then()
+    told.later(DAY).when(EditValidator("v1", 50, "better"), "val").then(ValidatorEdited)
+
+
+@pytest.mark.parametrize("command", [EditValidator("v1", 0), Unjail("v1"), WithdrawCommission("v1")])
+def test_a_foreign_validator_is_not_found(command: Any) -> None:
+    story(examples.village, v1).when(command, "ana").then(ValidatorNotFound)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Delegate("v9", 1),
+        BeginUnbonding("v9", 1),
+        CompleteUnbonding("v9", "e"),
+        ExpireLock("v9", "ana", "l"),
+        Redelegate("v9", "v1", 1),
+        Redelegate("v1", "v9", 1),
+        ClaimRewards("v9"),
+        Slash("v9", "downtime", NOW, "e1"),
+        Jail("v9", "why"),
+    ],
+)
+def test_an_unknown_validator_is_not_found(command: Any) -> None:
+    stakes_of_a_thousand().when(command, "ana").then(ValidatorNotFound)
+
+
+def test_delegating_issues_shares_and_settles_first() -> None:
+    told = story(examples.village, v1)
+    told.when(Delegate("v1", 70), "ana").then(
+        Debited("FOG", 70, BONDED, "delegate"),
+        Credited("FOG", 70, ANA, "delegate"),
+        Delegated("0", 70, 70, 10_000, 0),
+        SharesIssued("ana", 70, 70, 700_000, NOW),
+    )
+    told.when(Delegate("v1", 5), "ana").then(
+        RewardsSettled(0, 0), Debited, Credited, Delegated("0", 5, 5, 10_000, 0), SharesIssued
+    )
+    assert told.position("ana").lots == {"0": Lot(75, 10_000, 0)}
+    assert told.posted(BONDED) == told.validator().tokens == 1_075
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shares", "amount", "issued", "worth"),
+    [
+        (95, 100, 10, 10, 9),  # 10*100/95 = 10.53 -> 10; 10*105/110 = 9.55 -> 9
+        (95, 100, 1, 1, 0),  # 1.05 -> 1; 1*96/101 = 0.95 -> 0
+        (3, 2, 2, 1, 1),  # 1.33 -> 1; 1*5/3 = 1.67 -> 1
+        (3, 2, 3, 2, 3),  # 2*6/4 = 3
+        (1, 3, 1, 3, 1),  # 3*2/6 = 1
+        (7, 7, 5, 5, 5),
+    ],
+)
+def test_shares_are_issued_rounded_down(
+    tokens: int, shares: int, amount: int, issued: int, worth: int
+) -> None:
+    told = story(examples.village, priced(tokens, shares)).and_then(Delegate("v1", amount), "ana")
+    assert told.position("ana").shares == issued
+    assert told.worth("ana") == worth <= amount
+    assert told.validator().tokens == tokens + amount
+
+
+@pytest.mark.parametrize("amount", [0, -1, -50])
+def test_no_command_takes_an_amount_below_one(amount: int) -> None:
+    for command in (
+        Delegate("v1", amount),
+        BeginUnbonding("v1", amount),
+        Redelegate("v1", "v2", amount),
+        RegisterValidator("v3", amount, 0, amount),
+    ):
+        told = stakes_of_a_thousand(v2)
+        before = dict(told.book.states)
+        told.when(command, "ana")
+        assert isinstance(told.outcome, Rejected), command
+        assert told.book.states == before
+    story(examples.village, v1).when(AllocateRewards("r1", amount)).then(AmountMustBePositive)
+
+
+def test_a_frozen_wallet_delegates_nothing_but_may_leave() -> None:
+    told = stakes_of_a_thousand((FreezeWallet(ANA, "inquiry"), "operator"))
+    told.when(Delegate("v1", 5), "ana").then(WalletIsFrozen)
+    told.and_then(BeginUnbonding("v1", 1_000), "ana")
+    told.later(UNBONDING_TIME).and_then(CompleteUnbonding("v1", told.last_command), "ana")
+    assert told.posted(ANA) == FUNDS
+
+
+def test_a_redelegated_lock_needs_room_at_the_target() -> None:
+    told = story(examples.village, v1, v2, (Delegate("v2", 10, 30), "ana"))
+    lot = told.last_command
+    for _ in range(P.most_lots_a_position):
+        told.and_then(Delegate("v1", 10, 30), "ana")
+    told.when(Redelegate("v2", "v1", 10, lot), "ana").then(TooManyLots)
+
+
+@pytest.mark.parametrize(
+    ("amount", "penalty"), [(2, 1), (3, 1), (4, 1), (5, 2), (7, 2), (8, 2), (9, 3), (100, 25), (101, 26)]
+)
+def test_the_quarter_for_leaving_early_is_rounded_up(amount: int, penalty: int) -> None:
+    told = story(examples.village, v1, (Delegate("v1", 200, 90), "ana"))
+    told.and_then(BeginUnbonding("v1", amount, told.last_command), "ana")
+    assert told.posted(COMMUNITY) == penalty
+    assert told.posted(UNBONDING) == told.entries()[told.last_command].balance == amount - penalty
+    assert told.posted(BONDED) == told.validator().tokens == 1_200 - amount
+
+
+def test_one_unit_cannot_leave_a_lock_early() -> None:
+    told = story(examples.village, v1, (Delegate("v1", 200, 90), "ana"))
+    told.when(BeginUnbonding("v1", 1, told.last_command), "ana").then(AmountIsTooSmall)
+
+
+def test_an_expired_lock_is_settled_and_earns_as_unlocked() -> None:
+    told = story(examples.village, v1, (Delegate("v1", 1_000, 365), "ana"))
+    lot = told.last_command
+    told.when(ExpireLock("v1", "ana", lot), "timer", "worker").then(LockHasNotExpired)
+    told.and_then(AllocateRewards("r1", 300))  # weights 1 : 2
+    told.later(365 * DAY).when(ExpireLock("v1", "ana", lot), "timer", "worker").then(
+        RewardsSettled(200, 300 * RATIO_SCALE // 30_000_000),
+        Debited,
+        Credited("FOG", 200, STAKING, "staking-reward"),
+        LockExpired(lot),
+        WeightReduced("ana", 10_000_000),
+    )
+    assert set(told.position("ana").lots) == {"0"}
+    told.when(ExpireLock("v1", "ana", lot), "timer", "worker").then()
+    told.and_then(AllocateRewards("r2", 300))
+    assert told.pending("ana") == 150
+
+
+def test_an_expired_lock_joins_what_was_never_locked() -> None:
+    told = story(examples.village, v1, (Delegate("v1", 30), "ana"), (Delegate("v1", 20, 30), "ana"))
+    lot = told.last_command
+    told.later(30 * DAY).and_then(ExpireLock("v1", "ana", lot), "ana")
+    assert told.position("ana").lots == {"0": Lot(50, 10_000, 0)}
+    assert told.validator().weight == 1_050 * 10_000
+    told.when(ExpireLock("v1", "ana", "0"), "ana").then()
+    told.when(ExpireLock("v1", "ana", lot), "ben").then(PositionNotFound)
+
+
+def test_unbonding_begins_with_an_entry_of_three_weeks() -> None:
+    told = stakes_of_a_thousand().when(BeginUnbonding("v1", 400), "ana")
+    told.then(
+        RewardsSettled(0, 0),
+        Undelegated("0", 400, 400),
+        SharesBurned("ana", 400, 400, 4_000_000, NOW),
+        Debited("FOG", 400, UNBONDING, "unbond"),
+        Credited("FOG", 400, BONDED, "unbond"),
+        UnbondingBegan(told.last_command, "ana", 400, NOW, NOW + timedelta(days=21)),
+    )
+    assert (told.posted(BONDED), told.posted(UNBONDING), told.posted(ANA)) == (1_600, 400, FUNDS - 1_000)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shares", "amount", "burned", "left"),
+    [
+        (95, 100, 10, 11, 85),  # 10*100/95 = 10.53 -> 11
+        (95, 100, 95, 100, 0),  # all of it: all shares
+        (95, 100, 94, 99, 1),  # 98.95 -> 99
+        (3, 2, 1, 1, 2),  # 0.67 -> 1
+        (3, 2, 3, 2, 0),
+        (10, 30, 3, 9, 7),
+    ],
+)
+def test_shares_are_burned_rounded_up(tokens: int, shares: int, amount: int, burned: int, left: int) -> None:
+    told = story(examples.village, v1)
+    told.book.states["validator:v1"] = Validator("val", tokens=tokens, shares=shares, weight=shares * 10_000)
+    told.book.states["position:v1:val"] = Position({"0": Lot(shares, 10_000, 0)})
+    told.book.states[BONDED] = Account(posted={"FOG": tokens})
+    told.and_then(BeginUnbonding("v1", amount), "val")
+    after = told.validator()
+    assert (after.tokens, after.shares) == (left, shares - burned)
+    assert after.weight == after.shares * 10_000
+
+
+def test_withdrawing_all_that_a_position_is_worth_burns_all_its_shares() -> None:
+    """1 of 3 shares of 2 tokens is worth nothing yet; 2 shares are worth 1."""
+    told = story(examples.village, v1)
+    told.book.states["validator:v1"] = Validator("val", tokens=2, shares=3, weight=30_000)
+    told.book.states["position:v1:ana"] = Position({"0": Lot(2, 10_000, 0)})
+    told.and_then(BeginUnbonding("v1", 1), "ana")
+    assert told.position("ana").lots == {}
+    assert (told.validator().tokens, told.validator().shares) == (1, 1)
+
+
+def test_an_entry_that_a_slash_emptied_still_goes_away() -> None:
+    for command, outcome in (
+        (CancelUnbonding, UnbondingCancelled),
+        (CompleteUnbonding, UnbondingCompleted),
+    ):
+        told = stakes_of_a_thousand((BeginUnbonding("v1", 400), "ana"))
+        entry = told.last_command
+        told.book.states["unbonding:v1"] = staking.Unbondings(
+            {entry: staking.Entry("ana", 400, 0, NOW, NOW + UNBONDING_TIME)}
+        )
+        told.later(UNBONDING_TIME if command is CompleteUnbonding else DAY)
+        told.when(command("v1", entry), "ana")
+        assert isinstance(told.outcome, list)
+        assert outcome(entry, "ana", 0) in told.outcome
+
+
+def test_a_redelegation_burns_here_and_issues_there() -> None:
+    told = stakes_of_a_thousand(v2).when(Redelegate("v1", "v2", 400), "ana")
+    told.then(
+        RewardsSettled,
+        Undelegated("0", 400, 400),
+        SharesBurned("ana", 400, 400, 4_000_000, NOW),
+        Delegated("0", 400, 400, 10_000, 0, None, NOW + UNBONDING_TIME),
+        SharesIssued("ana", 400, 400, 4_000_000, NOW),
+        RedelegationBegan(told.last_command, "ana", "v2", "0", 400, 400, NOW, NOW + UNBONDING_TIME),
+    )
+    assert (told.worth("ana"), told.worth("ana", "v2"), told.posted(BONDED)) == (600, 400, 3_000)
+
+
+def test_rewards_are_shared_by_tokens_and_paid_by_weight() -> None:
+    """1,000 over T = 2,000 (commission 10 %) and 1,000 (none): 666 and 333, 1 is left.
+
+    v1: commission floor(66.6) = 66, 600 for 1,000 Val : 1,000 Ana at double weight = 200 : 400.
+    """
+    told = story(
+        examples.village, validator("v1", "val", commission=1_000), v2, (Delegate("v1", 1_000, 365), "ana")
+    )
+    told.when(AllocateRewards("r1", 1_000)).then(
+        AllocationMade(1_000, 999, 1, NOW),
+        Debited("FOG", 999, STAKING, "rewards", "r1"),
+        Credited("FOG", 999, REWARDS, "rewards", "r1"),
+        Debited("FOG", 1, COMMUNITY, "rewards", "r1"),
+        Credited("FOG", 1, REWARDS, "rewards", "r1"),
+        ValidatorRewarded("r1", 666, 66, 600 * RATIO_SCALE // 30_000_000, 0, NOW),
+        ValidatorRewarded("r1", 333, 0, 333 * RATIO_SCALE // 10_000_000, 0, NOW),
+    )
+    assert (told.pending("val"), told.pending("ana"), told.pending("wim", "v2")) == (200, 400, 333)
+    told.when(ClaimRewards("v1"), "ana").then(
+        RewardsSettled(400, 600 * RATIO_SCALE // 30_000_000),
+        Debited("FOG", 400, ANA, "staking-reward"),
+        Credited("FOG", 400, STAKING, "staking-reward"),
+    )
+    told.when(WithdrawCommission("v1"), "val").then(CommissionWithdrawn(66), Debited, Credited)
+    told.when(WithdrawCommission("v1"), "val").then()
+    assert (told.posted(VAL), told.posted(STAKING)) == (66, 999 - 400 - 66)
+
+
+def test_a_remainder_goes_to_the_community() -> None:
+    """7 over a weight of 3: the ratio is floored, yet ceil(3 * ratio) is 7, so nothing is left over."""
+    assert ratio_rise(3, 7) == (7 * RATIO_SCALE // 3, 0)
+    assert ratio_rise(0, 7) == (0, 7)
+    assert ratio_rise(2 * RATIO_SCALE, 1) == (0, 1)
+    assert ratio_rise(2 * RATIO_SCALE, 3) == (1, 1)
+
+
+def test_dust_behind_a_validator_without_shares_earns_for_the_community() -> None:
+    told = story(examples.village, v1)
+    told.book.states["validator:v1"] = Validator("val", tokens=1)
+    told.when(AllocateRewards("r1", 100))
+    assert (told.posted(COMMUNITY), told.posted(STAKING)) == (100, 0)
+
+
+def test_claiming_resets_nothing_but_what_was_paid() -> None:
+    """Trap: a claim reset the clock (of the lock, of the entry, of what is yet to come)."""
+    told = story(examples.village, v1, (Delegate("v1", 1_000, 90), "ana"))
+    before = next(iter(told.position("ana").lots.values()))
+    told.and_then(BeginUnbonding("v1", 10), "val")
+    entries = told.entries()
+    told.later(WEEK).and_then(AllocateRewards("r1", 1_000)).and_then(ClaimRewards("v1"), "ana")
+    after = next(iter(told.position("ana").lots.values()))
+    assert (after.shares, after.multiplier, after.unlocks_at) == (
+        before.shares,
+        before.multiplier,
+        before.unlocks_at,
+    )
+    assert told.entries() == entries
+    told.when(ClaimRewards("v1"), "ana").then()
+
+
+def test_rewards_reopen_a_closed_wallet_and_open_a_missing_one() -> None:
+    told = story(examples.village, v1, (AllocateRewards("r1", 100), "operator"), (CloseWallet(VAL), "val"))
+    told.when(ClaimRewards("v1"), "val").then(RewardsSettled, WalletReopened, Debited, Credited)
+    del told.book.states[VAL]
+    told.and_then(AllocateRewards("r2", 100))
+    told.when(ClaimRewards("v1"), "val").then(RewardsSettled, WalletOpened("val"), Debited, Credited)
+
+
+def test_rewards_compound_where_that_is_set() -> None:
+    told = (
+        stakes_of_a_thousand().when(SetAutoCompound("v1", True), "ana").then(AutoCompoundSet(True, NOW + DAY))
+    )
+    told.when(SetAutoCompound("v1", True), "ana").then()
+    told.and_then(AllocateRewards("r1", 200)).later(DAY)
+    told.when(ClaimRewards("v1", "ana"), "timer", "worker").then(
+        RewardsSettled(100, 200 * RATIO_SCALE // 20_000_000, True),
+        Debited("FOG", 100, BONDED, "compound"),
+        Credited("FOG", 100, STAKING, "compound"),
+        Delegated,
+        SharesIssued("ana", 100, 100, 1_000_000, NOW + DAY),
+        CompoundDue(NOW + 2 * DAY),
+    )
+    assert (told.worth("ana"), told.posted(ANA)) == (1_100, FUNDS - 1_000)
+    told.when(ClaimRewards("v1", "ana"), "timer", "worker").then(CompoundDue(NOW + 2 * DAY))
+    told.when(SetAutoCompound("v1", False), "ana").then(AutoCompoundSet(False, None))
+    told.when(ClaimRewards("v1", "ana"), "timer", "worker").then(PositionNotFound)
+
+
+def test_a_jailed_validators_rewards_are_paid_instead_of_compounded() -> None:
+    told = stakes_of_a_thousand(
+        (SetAutoCompound("v1", True), "ana"), (AllocateRewards("r1", 200), "operator")
+    )
+    told.and_then(Jail("v1", "down")).and_then(ClaimRewards("v1"), "ana")
+    assert (told.worth("ana"), told.posted(ANA)) == (1_000, FUNDS - 900)
+
+
+def test_rewards_too_small_for_a_share_are_paid_out() -> None:
+    told = story(
+        examples.village, v1, (AllocateRewards("r0", 1), "operator"), (SetAutoCompound("v1", True), "val")
+    )
+    told.book.states["validator:v1"] = Validator(
+        "val", tokens=4_000, shares=1_000, weight=10_000_000, ratio=10**11
+    )
+    told.when(ClaimRewards("v1"), "val")
+    assert told.pending("val") == 0
+    assert told.posted(VAL) == 1
+
+
+@pytest.mark.parametrize(("kind", "burned"), [("downtime", 20), ("double-sign", 100)])
+def test_a_slash_burns_a_fraction_of_the_power(kind: str, burned: int) -> None:
+    told = stakes_of_a_thousand()
+    supply = told.asset().supply
+    told.when(Slash("v1", kind, NOW, "e1")).then(
+        TokensSlashed("e1", kind, burned, NOW),
+        TokensBurned(burned, BONDED, "slash", "e1"),
+        Debited("FOG", burned, "world", "burn", "e1"),
+        Credited("FOG", burned, BONDED, "burn", "e1"),
+        Slashed("v1", kind, NOW, 2_000, burned, NOW),
+        VictimsListed((Victim("bonded", "v1", "", "", burned),)),
+        ValidatorJailed(kind, NOW, NOW + timedelta(seconds=600), kind == "double-sign"),
+    )
+    assert told.asset().supply == supply - burned
+    assert told.posted(BONDED) == told.validator().tokens == 2_000 - burned
+    assert told.worth("ana") == 1_000 - burned // 2
+
+
+def test_only_known_kinds_slash_and_evidence_slashes_once() -> None:
+    told = stakes_of_a_thousand().when(Slash("v1", "lateness", NOW, "e1")).then(SlashKindIsUnknown)
+    told.and_then(Slash("v1", "downtime", NOW, "e1"))
+    told.when(Slash("v1", "double-sign", NOW, "e1")).then(EvidenceWasUsed)
+
+
+def test_the_base_is_the_power_before_or_after_a_change() -> None:
+    told = stakes_of_a_thousand().later(DAY).and_then(Delegate("v1", 8_000), "ben").later(DAY)
+    told.and_then(Slash("v1", "downtime", NOW + DAY - MOMENT, "e1"))
+    assert told.validator().tokens == 10_000 - 20
+    told.and_then(Slash("v1", "downtime", NOW + DAY, "e2"))
+    assert told.validator().tokens == 10_000 - 20 - 100
+    assert told.validator().power_at(NOW - MOMENT) == 0
+    told.when(Slash("v1", "downtime", NOW - MOMENT, "e3"))
+    assert told.validator().tokens == 9_880
+
+
+def test_what_entries_owe_counts_uncapped() -> None:
+    """An entry of 500 that was emptied before pays nothing more, but the pool does not pay in its place."""
+    told = stakes_of_a_thousand().later(HOUR).and_then(BeginUnbonding("v1", 500), "ana")
+    entry = told.last_command
+    kept = told.entries()[entry]
+    told.book.states["unbonding:v1"] = staking.Unbondings(
+        {entry: staking.Entry("ana", 500, 10, kept.created_at, kept.matures_at)}
+    )
+    told.when(Slash("v1", "double-sign", NOW, "e1"))
+    assert isinstance(told.outcome, list)
+    assert UnbondingSlashed(entry, "ana", "e1", 10) in told.outcome
+    assert told.validator().tokens == 1_500 - 75
+
+
+def test_the_pool_owes_nothing_when_entries_owe_more_than_the_base() -> None:
+    """Power 1,000 at the infraction; 1,000 came and 1,500 left since: base 50 < 75."""
+    told = story(examples.village, v1).later(HOUR).and_then(Delegate("v1", 1_500), "ana")
+    told.and_then(BeginUnbonding("v1", 1_500), "ana")
+    told.and_then(Slash("v1", "double-sign", NOW, "e1"))
+    assert (told.posted(UNBONDING), told.validator().tokens) == (1_425, 1_000)
+
+
+def test_the_pool_never_loses_more_than_it_has() -> None:
+    told = story(examples.village, v1)
+    told.book.states["validator:v1"] = Validator(
+        "val", tokens=3, shares=3, weight=30_000, history=(Power(NOW, 1_000),)
+    )
+    told.and_then(Slash("v1", "double-sign", NOW, "e1"))
+    assert told.validator().tokens == 0
+    assert told.validator().jailed
+
+
+def test_a_redelegation_pays_at_its_target_after_settling() -> None:
+    """Ana moved 400 of 2,000 to v2: 5 % = 100; 20 of her 400 shares there burn, the pool pays 80."""
+    told = stakes_of_a_thousand(v2).later(HOUR).and_then(Redelegate("v1", "v2", 400), "ana")
+    entry = told.last_command
+    told.and_then(AllocateRewards("r1", 3_000)).later(HOUR)
+    assert told.pending("ana", "v2") == 400
+    told.when(Slash("v1", "double-sign", NOW, "e1"))
+    assert isinstance(told.outcome, list)
+    kinds = [type(event) for event in told.outcome]
+    assert kinds.index(RewardsSettled) < kinds.index(Undelegated)
+    assert Undelegated("0", 20, 20) in told.outcome
+    victims = (Victim("redelegation", "v2", "ana", entry, 20), Victim("bonded", "v1", "", "", 80))
+    assert VictimsListed(victims) in told.outcome
+    assert (told.worth("ana", "v2"), told.worth("wim", "v2")) == (380, 1_000)
+    assert told.posted(BONDED) == told.validator("v1").tokens + told.validator("v2").tokens == 2_900
+    assert told.pending("ana", "v2") == 0
+    assert told.posted(ANA) == FUNDS - 1_000 + 400
+
+
+def test_a_redelegation_whose_lock_expired_pays_from_the_unlocked_lot() -> None:
+    told = story(examples.village, v1, v2, (Delegate("v1", 400, 30), "ana")).later(10 * DAY)
+    told.and_then(Redelegate("v1", "v2", 400, told.last_command), "ana")
+    lot = told.last_command
+    told.later(20 * DAY).and_then(ExpireLock("v2", "ana", lot), "ana")
+    told.and_then(Slash("v1", "double-sign", NOW + 9 * DAY, "e1"))
+    assert told.worth("ana", "v2") == 380
+    assert told.validator().tokens == 1_000 - (70 - 20)
+
+
+def test_what_half_left_pays_half_from_each() -> None:
+    """20 of 400 shares are due; 10 are left at the target, so the entry there pays the other half."""
+    told = stakes_of_a_thousand(v2).later(HOUR).and_then(Redelegate("v1", "v2", 400), "ana")
+    told.and_then(BeginUnbonding("v2", 390), "ana").and_then(Slash("v1", "double-sign", NOW, "e1"))
+    assert (told.posted(UNBONDING), told.validator("v2").tokens) == (380, 1_000)
+    assert told.position("ana", "v2").lots == {}
+
+
+def test_entries_older_than_the_move_pay_nothing_for_it() -> None:
+    told = stakes_of_a_thousand(v2, (Delegate("v2", 100), "ana"), (BeginUnbonding("v2", 100), "ana")).later(
+        HOUR
+    )
+    told.and_then(Redelegate("v1", "v2", 400), "ana").and_then(BeginUnbonding("v2", 400), "ana")
+    told.and_then(Slash("v1", "double-sign", NOW, "e1"))
+    assert sorted(entry.balance for entry in told.entries("v2").values()) == [100, 380]
+
+
+def test_a_full_wallet_does_not_shield_its_owner_from_a_slash() -> None:
+    """A victim whose wallet holds as many assets as it may is paid his rewards, and slashed, all the same."""
+    told = stakes_of_a_thousand(v2).later(HOUR).and_then(Transfer(ANA, BEN, FUNDS - 1_000), "ana")
+    for n in range(64):
+        told.and_then(DefineAsset(f"X{n}", 0)).and_then(MintTokens(ANA, 1, "gift", "", f"X{n}"))
+    told.and_then(Redelegate("v1", "v2", 400), "ana").and_then(AllocateRewards("r1", 3_000))
+    told.and_then(Slash("v1", "double-sign", NOW, "e1"))
+    assert told.posted(ANA) == 400
+    assert told.worth("ana", "v2") == 380
+
+
+def test_not_even_its_operator_delegates_to_a_tombstoned_validator() -> None:
+    told = stakes_of_a_thousand(
+        (Slash("v1", "double-sign", NOW, "e1"), "operator"), (MintTokens(VAL, 9, "x", ""), "operator")
+    )
+    told.when(Delegate("v1", 5), "val").then(ValidatorIsJailed)
+
+
+def appealable() -> Story:
+    """Entry 25 of Ana's, redelegation 20 of Ben's at v2, pool 155: 5 % of 4,000."""
+    told = stakes_of_a_thousand(v2, (Delegate("v1", 2_000), "ben")).later(HOUR)
+    told.and_then(BeginUnbonding("v1", 500), "ana").and_then(Redelegate("v1", "v2", 400), "ben")
+    return told.and_then(Slash("v1", "double-sign", NOW, "e1"))
+
+
+def test_a_won_appeal_gives_back_exactly_what_was_listed() -> None:
+    told = appealable()
+    assert (told.validator().tokens, told.validator("v2").tokens) == (3_100 - 155, 1_380)
+    told.when(AppealSlash("e1", "clock skew"), "val").then(SlashAppealed("val", "clock skew", NOW + HOUR))
+    told.when(DecideAppeal("e1", True, "proved")).then(
+        AppealDecided(True, "proved", 200),
+        Debited("FOG", 25, ANA, "appeal"),
+        Credited("FOG", 25, TREASURY, "appeal"),
+        Debited("FOG", 20, BEN, "appeal"),
+        Credited("FOG", 20, TREASURY, "appeal"),
+        Debited("FOG", 155, BONDED, "appeal"),
+        Credited("FOG", 155, TREASURY, "appeal"),
+        TokensRestored("e1", 155, NOW + HOUR),
+    )
+    assert (told.validator().tokens, told.validator("v2").tokens) == (3_100, 1_380)
+    assert told.posted(BONDED) == 4_480
+    assert told.posted(TREASURY) == FUNDS - 200
+    assert (told.posted(ANA), told.posted(BEN)) == (FUNDS - 1_000 + 25, FUNDS - 2_000 + 20)
+    told.when(DecideAppeal("e1", True, "again")).then(AppealIsNotOpen)
+    told.when(AppealSlash("e1", "again"), "val").then(AppealExists)
+
+
+def test_an_appeal_of_a_validator_that_everybody_left_goes_to_the_community() -> None:
+    told = story(examples.village, v1, (Slash("v1", "downtime", NOW, "e1"), "operator"))
+    told.and_then(BeginUnbonding("v1", 990), "val").and_then(AppealSlash("e1", "why"), "val")
+    told.and_then(DecideAppeal("e1", True, "yes"))
+    assert (told.posted(COMMUNITY), told.posted(BONDED), told.validator().tokens) == (10, 0, 0)
+
+
+def test_a_delegator_who_stands_behind_the_validator_may_appeal() -> None:
+    told = stakes_of_a_thousand(
+        (OpenWallet("wallet:dan"), "dan"), (MintTokens("wallet:dan", 10, "x", ""), "operator")
+    )
+    told.and_then(Delegate("v1", 10), "dan").and_then(Slash("v1", "downtime", NOW, "e1"))
+    told.and_then(AppealSlash("e1", "mine too"), "dan")
+
+
+def test_power_at_a_time_is_the_last_change_before_or_at_it() -> None:
+    told = stakes_of_a_thousand().later(DAY).and_then(Delegate("v1", 100), "ben")
+    found = told.validator()
+    times = (-MOMENT, timedelta(0), DAY - MOMENT, DAY, WEEK)
+    assert [found.power_at(NOW + after) for after in times] == [0, 2_000, 2_000, 2_100, 2_100]
+
+
+def test_history_keeps_three_weeks_and_stays_bounded() -> None:
+    told = story(examples.village, v1)
+    for _ in range(60):
+        told.later(DAY).and_then(Delegate("v1", 1), "ana")
+    found = told.validator()
+    assert 21 <= len(found.history) <= 23
+    horizon = told.book.now - UNBONDING_TIME
+    assert found.power_at(horizon) == 1_039
+    assert found.power_at(horizon + DAY) == 1_040
+    for _ in range(P.most_power_history + 50):
+        told.and_then(Delegate("v1", 1), "ana")
+    assert len(told.validator().history) <= P.most_power_history + 1
+    assert told.validator().power_at(told.book.now) == told.validator().tokens
+
+
+def test_every_rule_of_staking_is_broken_here() -> None:
+    rules = [
+        rule.__name__
+        for _, rule in inspect.getmembers(staking, inspect.isclass)
+        if issubclass(rule, Rejected) and rule.__module__ == staking.__name__
+    ]
+    body = Path(__file__).read_text().split("# Validators", 1)[1]
+    assert [rule for rule in rules if rule not in body] == []
