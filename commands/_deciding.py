@@ -23,7 +23,7 @@ from commands._codec import (
     state_schema,
     zone_prefix,
 )
-from commands._log import SNAPSHOT_EVERY, Batch, Entry, Head
+from commands._log import SNAPSHOT_EVERY, Batch, Entry, Fate, Head
 from domain._kernel import Issued, Ref, Rejected, Stream, Unbalanced, balance
 
 log = structlog.get_logger("fogbook.sequencer")
@@ -126,6 +126,8 @@ class Decided:
         self.commands = commands
         self.outcomes: list[Outcome] = []
         self.batch = Batch()
+        self.unrecorded: list[int] = []
+        """Which commands got an outcome that the log does not keep (404, 412, 5xx)."""
         self.missing: dict[str, Stream[Any]] = {}
         self.states = States(known)
         self._zone = zone
@@ -133,8 +135,11 @@ class Decided:
         self._zone_json = encode_json(zone)
         self._at_us = microseconds(at)
         for command in commands:
+            recorded = len(self.batch.keys)
             try:
                 self.outcomes.append(self._decide(command))
+                if len(self.batch.keys) == recorded and not command.dry_run:
+                    self.unrecorded.append(len(self.outcomes) - 1)
             except Missing as missing:
                 self.missing |= missing.streams
         self._add_snapshots()
@@ -329,9 +334,12 @@ def _stale(command: Command, version: int, position: int) -> Outcome:
     return _problem(412, "stale-version", detail, position, stream=command.main.name, version=str(version))
 
 
-def key_reused(key: str, position: int) -> Outcome:
-    detail = "This idempotency key was used before, with another command."
-    return _problem(422, "idempotency-key-reused", detail, position, key=key)
+def remembered(command: Command, fate: Fate) -> Outcome:
+    """The answer that a key got before; the key is bound to its command."""
+    if fate.request != command.request:
+        detail = "This idempotency key was used before, with another command."
+        return _problem(422, "idempotency-key-reused", detail, fate.position, key=command.key)
+    return Outcome(fate.status, fate.answer, fate.position, hit=True)
 
 
 def unavailable(detail: str) -> Outcome:

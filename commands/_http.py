@@ -178,7 +178,8 @@ class CommandApi:
             decide=decision_of(route.command),
             principal=envelope.caller.principal,
             by=envelope.by,
-            role=envelope.caller.role,
+            # Whoever acts for another has the other's authority, not his own.
+            role=envelope.caller.role if envelope.by == envelope.caller.principal else "participant",
             key=envelope.key,
             request=b'{"command":"%b","act_as":"%b","body":%b}' % (name, by, canonical),
             if_match=envelope.if_match,

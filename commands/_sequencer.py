@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from commands._deciding import Command, Decided, Outcome, failed, key_reused, unavailable
+from commands._deciding import Command, Decided, Outcome, failed, remembered, unavailable
 from commands._log import ClockAhead, Entry, Head, KeyUsed, Log, LogUnavailable, evolve_entries
 from domain._kernel import Stream
 
@@ -192,6 +192,7 @@ class Sequencer:
                 batch = await self._answer_known(batch)
         else:
             raise RuntimeError("keys of a batch stay in conflict")
+        await self._recall(decided)
         self._commit(decided)
 
     async def _sequence_under_lock(self, batch: list[Command]) -> Decided:
@@ -205,6 +206,17 @@ class Sequencer:
 
     async def _append(self, decided: Decided) -> bool:
         return await self._log.append(self.zone, decided.head, decided.at, decided.batch)
+
+    async def _recall(self, decided: Decided) -> None:
+        """A refusal that is not recorded met no key on its way; but its key may have an answer from before."""
+        asked = [decided.commands[i] for i in decided.unrecorded]
+        if not asked:
+            return
+        known = await self._log.fates(self.zone, [(c.principal, c.key) for c in asked])
+        for i in decided.unrecorded:
+            fate = known.get((decided.commands[i].principal, decided.commands[i].key))
+            if fate is not None:
+                decided.outcomes[i] = remembered(decided.commands[i], fate)
 
     def _commit(self, decided: Decided) -> None:
         """The batch is durable: adopt its states, answer its commands, wake the followers."""
@@ -227,10 +239,8 @@ class Sequencer:
             fate = None if command.dry_run else known.get((command.principal, command.key))
             if fate is None:
                 rest.append(command)
-            elif fate.request != command.request:
-                self._answer(command, key_reused(command.key, fate.position))
             else:
-                self._answer(command, Outcome(fate.status, fate.answer, fate.position, hit=True))
+                self._answer(command, remembered(command, fate))
         if len(rest) == len(batch):
             raise RuntimeError("the log refused a key that it does not know")
         return rest

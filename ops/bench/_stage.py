@@ -270,32 +270,28 @@ def found_zone(stage: Stage, zone: str, wallets: int, clock: str = "real") -> No
 
 
 async def _found(stage: Stage, zone: str, wallets: int) -> None:
-    count = stage.principals
     async with sequencing(stage, zone) as sequencer:
+        funds = MintTokens(REWARDS, FUNDS * wallets, "bench", "bench")
+        await submit_all(sequencer, [command("mint-tokens", funds, mint_tokens, "admin", "mint", "operator")])
         for first in range(0, wallets, MOST_WAITING):
             numbers = range(first, min(first + MOST_WAITING, wallets))
-            opened = [
-                command(
-                    "open-wallet",
-                    OpenWallet(wallet(n, count)),
-                    open_wallet,
-                    principal(n, count),
-                    f"open-{n}",
-                )
-                for n in numbers
+            await submit_all(sequencer, [_open(stage, number) for number in numbers])
+            # Funded while they are still in the sequencer's memory.
+            parts = [
+                numbers[i : i + DISTRIBUTED_AT_ONCE] for i in range(0, len(numbers), DISTRIBUTED_AT_ONCE)
             ]
-            await submit_all(sequencer, opened)
-        funds = MintTokens(REWARDS, FUNDS * wallets, "bench", "bench")
-        commands = [command("mint-tokens", funds, mint_tokens, "admin", "mint", "operator")]
-        for first in range(0, wallets, DISTRIBUTED_AT_ONCE):
-            numbers = range(first, min(first + DISTRIBUTED_AT_ONCE, wallets))
-            allocations = tuple(Allocation(wallet(n, count), FUNDS) for n in numbers)
-            body = DistributeRewards(f"d{first}", "bench", REWARDS, allocations)
-            commands.append(
-                command("distribute-rewards", body, distribute_rewards, "admin", f"fund-{first}", "operator")
-            )
-        for first in range(0, len(commands), 20):
-            await submit_all(sequencer, commands[first : first + 20])
+            await submit_all(sequencer, [_fund(stage, part) for part in parts])
+
+
+def _open(stage: Stage, number: int) -> Command:
+    body = OpenWallet(wallet(number, stage.principals))
+    return command("open-wallet", body, open_wallet, principal(number, stage.principals), f"open-{number}")
+
+
+def _fund(stage: Stage, numbers: range) -> Command:
+    allocations = tuple(Allocation(wallet(number, stage.principals), FUNDS) for number in numbers)
+    body = DistributeRewards(f"d{numbers[0]}", "bench", REWARDS, allocations)
+    return command("distribute-rewards", body, distribute_rewards, "admin", f"fund-{numbers[0]}", "operator")
 
 
 def transfers(stage: Stage, count: int, tag: str) -> list[Command]:

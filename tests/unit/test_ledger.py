@@ -495,3 +495,9 @@ def test_every_rule_of_the_ledger_is_broken_here() -> None:
     ]
     source = Path(__file__).read_text()
     assert [rule for rule in rules if f"ledger.{rule}" not in source] == []
+
+
+def test_taking_all_that_remains_ends_a_hold_even_where_the_capture_is_not_called_final() -> None:
+    scenario = given(village, hold_placed).when(CaptureHold("h1", 300, BEN, final=False), "ben")
+    scenario.then(ledger.HoldCaptured(300, BEN, True), FundsUnheld, Debited, Credited)
+    scenario.when(CaptureHold("h1", 1, BEN), "ben").then(ledger.HoldIsClosed)

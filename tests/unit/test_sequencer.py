@@ -18,7 +18,15 @@ from commands._deciding import Command, Outcome
 from commands._log import SNAPSHOT_EVERY, Batch, Head, LogUnavailable
 from commands._memory import MemoryLog, Store
 from commands._sequencer import MOST_QUEUED, LogWentBack, Overloaded, Sequencer
-from domain.ledger import MintTokens, OpenWallet, PlaceHold, ReverseTransaction, Transfer, accounts
+from domain.ledger import (
+    CloseWallet,
+    MintTokens,
+    OpenWallet,
+    PlaceHold,
+    ReverseTransaction,
+    Transfer,
+    accounts,
+)
 from domain.platform import AdvanceClock, CreateZone
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -161,6 +169,31 @@ def test_a_refusal_is_remembered_under_its_key_too() -> None:
             again = await c.send(pay(500), "ana", key="once")
             assert (first.status, again.status) == (409, 409)
             assert again.body == first.body
+
+    run(scenario())
+
+
+def test_an_accepted_command_keeps_its_answer_when_it_would_be_refused_unrecorded_today() -> None:
+    async def scenario() -> None:
+        store = Store(head=Head(0, 0, NOON, "manual"))
+        async with client(MemoryLog(store)) as c:
+            await c.ok(CreateZone("main", "manual"))
+            await c.ok(OpenWallet("wallet:ana"), "ana", key="open", if_match=0, main=accounts("wallet:ana"))
+            closed = await c.ok(CloseWallet("wallet:ana"), "ana", key="close")
+            advanced = await c.ok(AdvanceClock(), key="tick", at=NOON + timedelta(hours=1))
+            await c.ok(AdvanceClock(), at=NOON + timedelta(hours=2))
+            again = await c.send(CloseWallet("wallet:ana"), "ana", key="close")
+            assert (again.status, again.body, again.hit) == (200, closed.body, True)
+            again = await c.send(
+                OpenWallet("wallet:ana"), "ana", key="open", if_match=0, main=accounts("wallet:ana")
+            )
+            assert (again.status, again.hit) == (200, True)
+            again = await c.send(AdvanceClock(), key="tick", at=NOON + timedelta(hours=1))
+            assert (again.status, again.body) == (200, advanced.body)
+            other = await c.send(CloseWallet("wallet:nobody"), "ana", key="close")
+            assert rule(other) == "idempotency-key-reused"
+            new = await c.send(CloseWallet("wallet:nobody"), "ana", key="new")
+            assert (new.status, new.hit) == (404, False)
 
     run(scenario())
 
