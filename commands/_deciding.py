@@ -65,43 +65,28 @@ class Outcome:
     retry_after_s: int = 0
 
 
-class Missing(Exception):
-    """A decision asked for streams that are not in memory."""
-
-    def __init__(self, streams: dict[str, Stream[Any]]) -> None:
-        self.streams = streams
-
-
 class States:
     """What decisions read: the states in memory, beneath those the batch and the command changed so far."""
 
-    __slots__ = ("changed", "known", "mine")
+    __slots__ = ("changed", "known", "mine", "missing")
 
     def __init__(self, known: Mapping[str, Entry]) -> None:
         self.known = known
         self.changed: dict[str, Entry] = {}
         self.mine: dict[str, Entry] = {}
+        self.missing: dict[str, Stream[Any]] = {}
+        """Streams that are not in memory. Decisions then go on with blank states, to find all that they need;
+        what comes of it is thrown away."""
 
     def entry(self, stream: Stream[Any], name: str) -> Entry:
         entry = self.mine.get(name) or self.changed.get(name) or self.known.get(name)
         if entry is None:
-            raise Missing({name: stream})
+            self.missing[name] = stream
+            entry = Entry(stream, stream.initial, 0, 0)
         return entry
 
     def __call__(self, stream: Stream[Any], id: str) -> Any:
         return self.entry(stream, stream.name(id)).state
-
-    def many(self, stream: Stream[Any], ids: Sequence[str]) -> list[Any]:
-        """Many states; those that are missing are asked for together."""
-        names = [stream.name(id) for id in ids]
-        missing = {
-            name: stream
-            for name in names
-            if name not in self.mine and name not in self.changed and name not in self.known
-        }
-        if missing:
-            raise Missing(missing)
-        return [self.entry(stream, name).state for name in names]
 
     def apply(self, where: Ref, event: Any) -> int:
         """Fold one event in; returns its version."""
@@ -128,7 +113,6 @@ class Decided:
         self.batch = Batch()
         self.unrecorded: list[int] = []
         """Which commands got an outcome that the log does not keep (404, 412, 5xx)."""
-        self.missing: dict[str, Stream[Any]] = {}
         self.states = States(known)
         self._zone = zone
         self._zone_prefix = zone_prefix(zone)
@@ -136,13 +120,15 @@ class Decided:
         self._at_us = microseconds(at)
         for command in commands:
             recorded = len(self.batch.keys)
-            try:
-                self.outcomes.append(self._decide(command))
-                if len(self.batch.keys) == recorded and not command.dry_run:
-                    self.unrecorded.append(len(self.outcomes) - 1)
-            except Missing as missing:
-                self.missing |= missing.streams
+            self.outcomes.append(self._decide(command))
+            if len(self.batch.keys) == recorded and not command.dry_run:
+                self.unrecorded.append(len(self.outcomes) - 1)
         self._add_snapshots()
+
+    @property
+    def missing(self) -> dict[str, Stream[Any]]:
+        """What has to be loaded before this batch can be decided."""
+        return self.states.missing
 
     @property
     def position(self) -> int:
@@ -171,13 +157,12 @@ class Decided:
             return self._accept(command, issued.command_id, number, events, versions)
         except Rejected as rule:
             return self._refuse(command, number, rule)
-        except (Missing, EntryTooLarge) as error:
-            if isinstance(error, EntryTooLarge):
-                log.error("event_too_large", zone=self._zone, command=command.name, type=str(error))
-                return failed()
-            raise
+        except EntryTooLarge as error:
+            log.error("event_too_large", zone=self._zone, command=command.name, type=str(error))
+            return failed()
         except Exception as error:
-            log.error("decision_failed", zone=self._zone, command=command.name, exc_info=error)
+            if not states.missing:  # On blank states a decision may well break.
+                log.error("decision_failed", zone=self._zone, command=command.name, exc_info=error)
             return failed()
 
     def _refuse_time(self, command: Command) -> Outcome | None:

@@ -124,6 +124,7 @@ class Sequencer:
         try:
             while True:
                 await self._waiting.wait()
+                await asyncio.sleep(0)  # What can be read from the sockets now joins this batch.
                 batch = self._take()
                 if not batch:
                     self._waiting.clear()

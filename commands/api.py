@@ -22,6 +22,7 @@ from commands._log import PostgresLog
 from commands._zones import Zones
 from ops.access import Access
 from ops.health import add_health
+from ops.logging import configure_logging
 from ops.migrate import check_safe
 from ops.pool import open_pool
 from ops.settings import APP_ROLE, Settings, SettingsIncomplete
@@ -107,6 +108,7 @@ def make_app() -> App:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = Settings()
+        configure_logging(settings.log_level)
         async with service.run(settings), app.state.health.run(settings):
             freeze()
             yield

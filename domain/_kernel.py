@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, get_args
@@ -115,13 +115,6 @@ class Read(Protocol):
     """The exact state of a history, as of the decision."""
 
     def __call__(self, stream: Stream[S], id: str, /) -> S: ...
-
-
-def read_many(read: Read, stream: Stream[S], ids: Sequence[str]) -> list[S]:
-    """Many states at once; who runs the decision may then load them together."""
-    many = getattr(read, "many", None)
-    states: list[S] = many(stream, ids) if many else [read(stream, id) for id in ids]
-    return states
 
 
 Decision = Iterator[tuple[Ref, Any]]

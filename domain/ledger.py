@@ -285,11 +285,14 @@ def _add(amounts: dict[str, int], asset: str, amount: int) -> dict[str, int]:
 
 
 def evolve_account(account: Account, event: AccountEvent) -> Account:
+    # The first two are most of all events, and `replace` would take three times as long.
     match event:
         case Debited():
-            return replace(account, posted=_add(account.posted, event.asset, -event.amount))
+            posted = _add(account.posted, event.asset, -event.amount)
+            return Account(account.owner, account.status, posted, account.held)
         case Credited():
-            return replace(account, posted=_add(account.posted, event.asset, event.amount))
+            posted = _add(account.posted, event.asset, event.amount)
+            return Account(account.owner, account.status, posted, account.held)
         case FundsHeld():
             return replace(account, held=_add(account.held, event.asset, event.amount))
         case FundsUnheld():

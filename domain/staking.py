@@ -29,7 +29,6 @@ from domain._kernel import (
     Text,
     ceil_div,
     floor_div,
-    read_many,
 )
 from domain.ledger import (
     BONDED,
@@ -1287,11 +1286,8 @@ def allocate_rewards(command: AllocateRewards, issued: Issued, read: Read) -> De
     if command.amount <= 0:
         raise AmountMustBePositive(amount=command.amount)
     names = read(validator_sets, "all").validators
-    earning = [
-        (name, validator)
-        for name, validator in zip(names, read_many(read, validators, names), strict=True)
-        if not validator.jailed and validator.tokens
-    ]
+    everybody = [(name, read(validators, name)) for name in names]
+    earning = [(name, v) for name, v in everybody if not v.jailed and v.tokens]
     total = sum(validator.tokens for _, validator in earning)
     staking = 0
     rewards = []
@@ -1396,8 +1392,6 @@ def _slash_redelegations(
         for id, entry in read(redelegations, command.validator).entries.items()
         if entry.created_at >= command.infraction_at and entry.matures_at > issued.at
     ]
-    read_many(read, validators, [entry.target for _, entry in since])
-    read_many(read, positions, [f"{entry.target}:{entry.delegator}" for _, entry in since])
     owed = 0
     for id, entry in since:
         owes = floor_div(entry.initial * fraction, BASIS_POINTS)

@@ -116,6 +116,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # Nothing here asks for the client's address.
         backlog=2048,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=3,

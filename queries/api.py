@@ -12,6 +12,7 @@ from fastapi import FastAPI
 import queries
 from ops.access import Access
 from ops.health import add_health
+from ops.logging import configure_logging
 from ops.pool import open_pool
 from ops.settings import Settings, SettingsIncomplete
 from ops.web import App
@@ -63,6 +64,7 @@ def make_app() -> App:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = Settings()
+        configure_logging(settings.log_level)
         async with service.run(settings), app.state.health.run(settings):
             yield
 

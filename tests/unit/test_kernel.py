@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -27,7 +27,6 @@ from domain._kernel import (
     ceil_div,
     floor_div,
     kebab,
-    read_many,
     snake,
 )
 from domain.ledger import Credited, Debited, WalletOpened, accounts, assets, holds
@@ -139,25 +138,6 @@ def test_balance_keeps_assets_apart_and_needs_no_order() -> None:
 def test_ceil_is_the_least_whole_number_that_is_enough(a: int, b: int) -> None:
     assert floor_div(a, b) * b <= a < (floor_div(a, b) + 1) * b
     assert (ceil_div(a, b) - 1) * b < a <= ceil_div(a, b) * b
-
-
-def test_many_states_are_read_one_by_one_or_together_in_the_order_asked() -> None:
-    class OneByOne:
-        def __call__(self, stream: Stream[Any], id: str) -> Any:
-            return (stream.category, id)
-
-    class Together(OneByOne):
-        asked: ClassVar[list[list[str]]] = []
-
-        def many(self, stream: Stream[Any], ids: list[str]) -> list[Any]:
-            self.asked.append(list(ids))
-            return [self(stream, id) for id in ids]
-
-    expected = [("hold", "h2"), ("hold", "h1"), ("hold", "h2")]
-    assert read_many(OneByOne(), holds, ["h2", "h1", "h2"]) == expected
-    assert read_many(Together(), holds, ["h2", "h1", "h2"]) == expected
-    assert Together.asked == [["h2", "h1", "h2"]]
-    assert read_many(OneByOne(), holds, []) == []
 
 
 def test_the_codec_finds_the_same_contexts_and_events() -> None:

@@ -19,7 +19,9 @@ from commands._log import SNAPSHOT_EVERY, Batch, Head, LogUnavailable
 from commands._memory import MemoryLog, Store
 from commands._sequencer import MOST_QUEUED, LogWentBack, Overloaded, Sequencer
 from domain.ledger import (
+    Allocation,
     CloseWallet,
+    DistributeRewards,
     MintTokens,
     OpenWallet,
     PlaceHold,
@@ -500,6 +502,21 @@ def test_loading_a_long_stream_costs_a_bounded_number_of_events() -> None:
         async with client(log, "b") as c:
             await c.ok(pay(1), "ana")
             assert log.loads < 3 * SNAPSHOT_EVERY
+
+    run(scenario())
+
+
+def test_a_decision_may_read_very_many_streams_that_are_not_in_memory() -> None:
+    async def scenario() -> None:
+        store = Store()
+        async with client(MemoryLog(store)) as c:
+            await village(c)
+            await c.ok(MintTokens("pool:rewards", 1_000, "rewards", "r2"))
+        async with client(MemoryLog(store), "cold") as c:
+            everybody = tuple(Allocation(f"wallet:w{i}", 1) for i in range(400))
+            done = await c.ok(DistributeRewards("d1", "harvest", "pool:rewards", everybody))
+            types = [event["type"] for event in msgspec.json.decode(done.body)["events"]]
+            assert types.count("WalletOpened") == types.count("Credited") == 400
 
     run(scenario())
 
