@@ -178,6 +178,7 @@ def rebuild(
     from ops.progress import progress
     from projections._engine import all_projections
     from projections._rebuild import rebuild as run_rebuild
+    from projections._rebuild import sweep
 
     known = all_projections()
     if projection != "all" and projection not in known:
@@ -187,6 +188,8 @@ def rebuild(
     for name in known if projection == "all" else [projection]:
         with progress(f"Rebuilding {name}") as tick:
             positions[name] = run_rebuild(lambda: _connect(home, bounded=False), zone, known[name], tick)
+        with _connect(home, bounded=False) as connection:
+            sweep(connection, zone, known[name])
     said = "\n".join(f"{name} is rebuilt, at position {position}." for name, position in positions.items())
     _answer({"zone": zone, "positions": positions}, as_json, said)
 

@@ -209,11 +209,17 @@ class HistoryRows(Rows):
         self._writer = writer
         self._writers: dict[type, Callable[[Row], None]] = {}
 
-    def find(self, row: type[R], *key: Any) -> R | None:
-        found: Any = self.kept[row].get(key)
-        if found is not None:
-            found.position = self.position
+    def of(self, row: type[R], *key: Any) -> R:
+        kept = self.kept[row]
+        found: Any = kept.get(key)
+        if found is None:
+            found = kept[key] = row(*key)
+            found.incomplete = False
+        found.position = self.position
         return found  # type: ignore[no-any-return]
+
+    def find(self, row: type[R], *key: Any) -> R | None:
+        return None if self.kept[row].get(key) is None else self.of(row, *key)
 
     def add(self, row: Row) -> None:
         row.position = self.position
@@ -387,11 +393,14 @@ def copying(
     names = [c.name for c in table.columns]
     values_of = attrgetter(*names, "position", "incomplete")
     json = [i for i, c in enumerate(table.columns) if c.sql_type == "jsonb"]
-    target = sql.SQL("COPY {} ({}) FROM STDIN").format(
+    # Binary costs this process a third of what text costs.
+    types = ["text", "integer", *(c.sql_type.partition(" ")[0].partition("(")[0] for c in table.columns)]
+    target = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.SQL(table.name), sql.SQL(", ").join(map(sql.Identifier, table.all_columns))
     )
     place = (rows.zone, rows.generation)
     with connection.cursor() as cursor, cursor.copy(target) as copy:
+        copy.set_types([*types, "bigint", "boolean"])
 
         def write(each: Row) -> None:
             copy.write_row(place + values_of(each))

@@ -30,6 +30,7 @@ from projections._watchdog import HandlerHung, watchdog
 
 BATCH = 2_000
 MOST_ATTEMPTS = 5
+TRIES = 5
 LEASE_S = 3
 RAISED = "raised: "
 FOLD_LIMIT_S = 10.0
@@ -48,12 +49,14 @@ TAKE_LEASE = """
 WITH mine AS (
     SELECT zone, projection, generation, tenure FROM checkpoints
     WHERE zone = %s AND live AND (tenure IS NULL OR tenure < clock_timestamp())
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE
 )
 UPDATE checkpoints c SET tenure = clock_timestamp() + make_interval(secs => %s)
 FROM mine WHERE (c.zone, c.projection, c.generation) = (mine.zone, mine.projection, mine.generation)
 RETURNING c.projection, c.generation, c.code, c.position, mine.tenure IS NOT NULL
 """
+
+LEASED = "SELECT 1 FROM checkpoints WHERE zone = %s AND live AND tenure >= clock_timestamp()"
 
 KEEP_LEASE = """
 UPDATE checkpoints SET tenure = clock_timestamp() + make_interval(secs => %s)
@@ -173,7 +176,11 @@ class Follower:
         """Take the lease; False when another follower is at work."""
         ensure_checkpoints(self._connection, self._zone)
         known = all_projections()
-        taken = self._connection.execute(TAKE_LEASE, (self._zone, LEASE_S)).fetchall()
+        taken: list[Any] = []
+        for _ in range(TRIES):
+            taken = self._connection.execute(TAKE_LEASE, (self._zone, LEASE_S)).fetchall()
+            if taken or self._connection.execute(LEASED, (self._zone,)).fetchone():
+                break  # Otherwise a rebuild was just swapping generations.
         for name, generation, code, position, predecessor_died in taken:
             if name not in known or known[name].code != code:
                 continue  # A rebuild for today's code is due; the sweeper asks for it.

@@ -21,7 +21,6 @@ from projections._engine import (
     Projection,
     Record,
     Rows,
-    all_projections,
     copying,
     flush,
     fold,
@@ -75,6 +74,8 @@ def rebuild(
 ) -> int:
     """Build the next generation and make it live; returns the position it reached.
 
+    What older generations left behind nobody reads any more; `sweep` removes it.
+
     Raises HandlerFailed when a handler still raises: then the live generation stays as it is.
     """
     with connect() as connection:
@@ -90,7 +91,6 @@ def rebuild(
         except BaseException:
             _discard(connection, zone, projection, generation)
             raise
-        _sweep(connection, zone, projection, generation)
         log.info("rebuilt", zone=zone, projection=projection.name, generation=generation, position=position)
         return position
 
@@ -194,12 +194,17 @@ def _discard(connection: psycopg.Connection[Any], zone: str, projection: Project
         _delete_rows(connection, table, zone, "=", generation)
 
 
-def _sweep(connection: psycopg.Connection[Any], zone: str, projection: Projection, generation: int) -> None:
-    """Remove what older generations left behind."""
-    connection.execute(DROP_OTHERS, (zone, projection.name, generation))
-    connection.execute(DROP_QUARANTINE, (zone, projection.name, generation))
+def sweep(connection: psycopg.Connection[Any], zone: str, projection: Projection) -> None:
+    """Remove what generations before the live one left behind."""
+    row = connection.execute(
+        "SELECT generation FROM checkpoints WHERE zone = %s AND projection = %s AND live",
+        (zone, projection.name),
+    ).fetchone()
+    assert row is not None, "it was rebuilt"
+    connection.execute(DROP_OTHERS, (zone, projection.name, row[0]))
+    connection.execute(DROP_QUARANTINE, (zone, projection.name, row[0]))
     for table in projection.tables:
-        _delete_rows(connection, table, zone, "<", generation)
+        _delete_rows(connection, table, zone, "<", row[0])
 
 
 def _delete_rows(
@@ -234,8 +239,3 @@ def digest(connection: psycopg.Connection[Any], zone: str, projection: Projectio
         assert row is not None
         digests.append(row[0])
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def rebuild_all(connect: Callable[[], psycopg.Connection[Any]], zone: str) -> None:
-    for projection in all_projections().values():
-        rebuild(connect, zone, projection)

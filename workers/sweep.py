@@ -17,7 +17,7 @@ import structlog
 
 from projections._engine import HandlerFailed, all_projections
 from projections._follower import ensure_checkpoints
-from projections._rebuild import rebuild
+from projections._rebuild import rebuild, sweep
 from workers._broker import Wakes
 
 SWEEP_EVERY_S = 1.0
@@ -129,7 +129,10 @@ class Sweeper:
         self._due[zone, name] = time.monotonic() + REBUILD_AGAIN_S
         log.info("rebuild_begins", zone=zone, projection=name)
         try:
-            rebuild(lambda: self._connect(False), zone, all_projections()[name], self._progress)
+            projection = all_projections()[name]
+            rebuild(lambda: self._connect(False), zone, projection, self._progress)
+            with self._connect(False) as connection:
+                sweep(connection, zone, projection)
         except (psycopg.Error, HandlerFailed) as error:
             # Two workers may begin the same rebuild; one of them fails here, and the other one does the work.
             log.warning("rebuild_failed", zone=zone, projection=name, error=str(error))

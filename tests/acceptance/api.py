@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 
 from commands.api import make_app
 from ops.access import create_key
+from ops.web import App
 from tests.conftest import PEPPER, Database
 
 _keys = itertools.count(1)
@@ -84,9 +85,9 @@ def make_zone(database: Database, zone: str = "main", clock: str = "real") -> No
 
 
 @asynccontextmanager
-async def village(database: Database) -> AsyncIterator[Village]:
+async def village(database: Database, make: Callable[[], App] = make_app) -> AsyncIterator[Village]:
     await asyncio.to_thread(make_zone, database)
-    app = make_app()
+    app = make()
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://fogbook") as http:

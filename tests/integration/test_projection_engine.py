@@ -22,7 +22,7 @@ from domain.ledger import Credited, Debited, WalletFrozen, WalletOpened
 from projections import _follower
 from projections._engine import HandlerFailed, Projection, Record, Rows
 from projections._follower import MOST_ATTEMPTS, Follower
-from projections._rebuild import digest, rebuild
+from projections._rebuild import digest, rebuild, sweep
 from projections._schema import statements_of
 from projections._tables import Money, Row, table, table_of
 from tests.conftest import Database
@@ -259,9 +259,18 @@ def test_rows_that_miss_events_say_so_and_a_repair_makes_them_whole(bench: Bench
     bench.projection.handlers = healthy
     rebuild(bench.connect, "main", bench.projection)
     assert bench.totals()["wallet:bad"] == (-667, 2, False)
+    with bench.connect() as connection:
+        sweep(connection, "main", bench.projection)
     assert bench.quarantined() == []
     repaired = bench.digest()
     rebuild(bench.connect, "main", bench.projection)
+    assert bench.digest() == repaired
+    with bench.connect() as connection:
+        sweep(connection, "main", bench.projection)
+        assert connection.execute("SELECT count(DISTINCT generation) FROM read.test_totals").fetchone() == (
+            1,
+        )
+        assert connection.execute("SELECT count(*) FROM checkpoints").fetchone() == (1,)
     assert bench.digest() == repaired
 
 
