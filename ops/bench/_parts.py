@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from commands._codec import event_decoder
+from commands._codec import decode_json, event_decoder
 from commands._deciding import Decided
 from commands._log import Batch, Entry, Head, PostgresLog
 from ops._supervise import spawn
@@ -322,7 +322,7 @@ def _lags(samples: list[tuple[float, int]], seen: list[tuple[float, int]]) -> li
 
 
 def rebuild_ledger(stage: Stage, figures: Figures) -> None:
-    """Rebuild of the projection `ledger` against COPY of all events out of the log and decoding each."""
+    """Rebuild of the projection `ledger` against COPY of all events out of the log and decoding data and meta."""
     stage.say("Making history for the rebuild.")
     head = grow(stage, ZONE, stage.scale.events, 0.75)
     projection = all_projections()["ledger"]
@@ -365,6 +365,7 @@ def _copy_and_decode(stage: Stage, upto: int) -> None:
             decode = event_decoder(row[3])
             assert decode is not None
             decode(row[4])
+            decode_json(row[5])  # Which command an event belongs to stands in its metadata.
             count += 1
     assert count == upto, "positions are gapless"
 
