@@ -18,7 +18,7 @@ run: $(VENV)/installed
 	@exec $(BIN)/python -m ops.cli up $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not torture' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/python -m ruff check .

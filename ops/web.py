@@ -22,7 +22,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from commands._codec import ZONE
+from commands._codec import ZONE, cache, contexts, encode_json
+from domain._kernel import Rejected
 from ops.problems import SCHEMA, Problem, documented
 
 MOST_BODY_BYTES = 65_536
@@ -48,6 +49,7 @@ class App(FastAPI):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.direct: dict[tuple[str, str], Handler] = {}
+        add_problem_pages(self)
         self.add_exception_handler(HTTPException, _http_exception)
         self.add_exception_handler(Exception, _defect)
 
@@ -118,6 +120,41 @@ def to_problem(error: Exception) -> Problem:
         return Problem(503, "unavailable", "The database does not answer.", headers={"Retry-After": "1"})
     log.error("request_failed", exc_info=error)
     return Problem(500, "internal", "The request failed; nothing was changed.")
+
+
+def add_problem_pages(app: App) -> None:
+    """`GET /problems/{name}`: what the `type` of a rule's problem document leads to."""
+
+    async def explain(request: Request) -> Response:
+        name = request.path_params["name"]
+        rule = rules().get(name)
+        if rule is None:
+            raise Problem(404, "not-found", "No rule has this name.")
+        body = {"type": f"/problems/{name}", "status": rule.status, "detail": rule.sentence()}
+        return Response(encode_json(body), media_type="application/json")
+
+    app.add(
+        "GET",
+        "/problems/{name}",
+        explain,
+        tags=["problems"],
+        summary="What a rule says",
+        responses={200: {"content": {"application/json": {}}}} | documented(404),
+        openapi_extra={
+            "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+        },
+    )
+
+
+@cache
+def rules() -> dict[str, type[Rejected]]:
+    """Every context's rules by name."""
+    found = {}
+    for module in contexts().values():
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Rejected):
+                found[value.rule()] = value
+    return found
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

@@ -105,6 +105,17 @@ def test_a_refusal_is_a_problem_that_names_the_rule_and_is_remembered(play: Any)
     play(scenario)
 
 
+def test_the_type_of_a_problem_leads_to_what_the_rule_says(play: Any) -> None:
+    async def scenario(v: Village) -> None:
+        refused = await v.ana.send("ledger/transfer", PAY | {"amount": "5000"})
+        page = await v.http.get(refused.json()["type"])
+        assert page.status_code == 200
+        assert page.json()["detail"] == refused.json()["detail"]
+        problem(await v.http.get("/problems/no-such-rule"), 404, "not-found")
+
+    play(scenario)
+
+
 def test_a_dry_run_needs_no_key_and_changes_nothing(play: Any) -> None:
     async def scenario(v: Village) -> None:
         counts = v.counts()
