@@ -13,7 +13,6 @@ import pkgutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -466,7 +465,3 @@ def _upsert_statement(table: Table) -> sql.Composed:
         key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
         set=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in others),
     )
-
-
-def field_names(row: type) -> list[str]:
-    return [f.name for f in fields(row)]
