@@ -34,7 +34,7 @@ BACKLOG = 2048
 LOOK_EVERY_S = 0.1
 READY_WITHIN_S = 60.0
 WORKER_WITHIN_S = 5.0
-MOST_BACKOFF_S = 10.0
+MOST_BACKOFF_S = 3.0
 STEADY_S = 30.0
 """A child that ran for this long has recovered: its next crash is its first again."""
 STOP_WITHIN_S = 8.0
