@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-import msgspec
 import psycopg
 
-from commands._codec import decode_event, decode_json, encode_json, streams
+from commands._codec import decode_event, encode_json, streams
 from commands._log import EVENTS_OF_COMMAND
 from ops.home import Refused
+from queries._events import stored
 
 ROWS_A_FETCH = 2_000
 
@@ -96,14 +95,5 @@ class _Folded:
 
 def _line(row: tuple[Any, ...]) -> bytes:
     names = ("position", "stream", "version", "type", "recorded_at")
-    line = dict(zip(names, row, strict=False)) | {"data": _json(row[5]), "meta": _json(row[6])}
+    line = dict(zip(names, row, strict=False)) | {"data": stored(row[5]), "meta": stored(row[6])}
     return encode_json(line)
-
-
-def _json(stored: bytes) -> Any:
-    """Stored JSON as it is; events of other applications may hold anything."""
-    try:
-        decode_json(stored)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return {"base64": base64.b64encode(stored).decode()}
-    return msgspec.Raw(stored)
