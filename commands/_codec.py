@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
-from types import ModuleType
-from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import ModuleType, NoneType, UnionType
+from typing import Annotated, Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -63,17 +63,32 @@ class EntryTooLarge(Exception):
 
 
 @cache
-def contexts() -> dict[str, ModuleType]:
-    """Each context's name and module: the files of `domain` that do not start with `_`."""
-    names = [m.name for m in pkgutil.iter_modules(domain.__path__) if not m.name.startswith("_")]
-    return {name: importlib.import_module(f"domain.{name}") for name in names}
+def modules() -> dict[str, ModuleType]:
+    """Every module of `domain` by name: a context's file, or the files of its package (`settlement.windows`)."""
+    names = [m.name for m in pkgutil.walk_packages(domain.__path__, "domain.")]
+    return {
+        name.partition(".")[2]: importlib.import_module(name)
+        for name in names
+        if not name.rpartition(".")[2].startswith("_")
+    }
+
+
+@cache
+def contexts() -> tuple[str, ...]:
+    """The contexts' names: what stands in `domain` and does not start with `_`."""
+    return tuple(name for name in modules() if "." not in name)
+
+
+def context_of(command: type) -> str:
+    """The context that a command belongs to: `domain.settlement.windows` -> `settlement`."""
+    return command.__module__.split(".")[1]
 
 
 @cache
 def streams() -> dict[str, Stream[Any]]:
     """Category (`validator`, `wallet`, ...) -> the kind of stream."""
     found: dict[str, Stream[Any]] = {}
-    for module in contexts().values():
+    for module in modules().values():
         for value in vars(module).values():
             if isinstance(value, Stream):
                 for category in value.categories:
@@ -118,6 +133,10 @@ def _dict_source(cls: type, var: str, names: dict[str, Any]) -> str:
 
 
 def _value_source(hint: Any, expression: str, names: dict[str, Any]) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        (inner,) = (part for part in get_args(hint) if part is not NoneType)
+        source = _value_source(inner, expression, names)
+        return source if source == expression else f"(None if {expression} is None else {source})"
     if get_origin(hint) is Annotated and hint.__metadata__[0] in ("amount", "quantity"):
         return f"str({expression})"
     if get_origin(hint) is tuple:

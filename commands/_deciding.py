@@ -24,6 +24,7 @@ from commands._codec import (
     zone_prefix,
 )
 from commands._log import SNAPSHOT_EVERY, Batch, Entry, Fate, Head
+from commands._signatures import verify
 from domain._kernel import Issued, Ref, Rejected, Stream, Unbalanced, balance
 
 log = structlog.get_logger("fogbook.sequencer")
@@ -145,7 +146,7 @@ class Decided:
         if command.at is not None and (refusal := self._refuse_time(command)):
             return refusal
         number = self.head.number + len(self.batch.keys) + 1
-        issued = Issued(command.by, self.at, command.role, f"c{number}")
+        issued = Issued(command.by, self.at, command.role, f"c{number}", verify)
         events: list[tuple[Ref, Any]] = []
         versions: list[int] = []
         try:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError
@@ -134,6 +135,7 @@ KINDS: dict[Any, tuple[type, Callable[[Any], Any], dict[str, Any]]] = {
         },
     ),
     "asset": (str, asset_code, {"type": "string", "pattern": "^([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}$"}),
+    "small_int": (int, whole(1 - 2**31, 2**31 - 1), {"type": "integer"}),
     "text": (str, text, {"type": "string", "maxLength": 256}),
     datetime: (datetime, time, {"type": "string", "format": "date-time"}),
     bool: (bool, flag, {"type": "boolean"}),
@@ -162,6 +164,9 @@ def model_of(command: type) -> type[BaseModel]:
 
 
 def _field_type(hint: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        (inner,) = (part for part in get_args(hint) if part is not NoneType)
+        return _field_type(inner) | None
     if get_origin(hint) is Annotated:
         hint = hint.__metadata__[0]
     if get_origin(hint) is tuple:
@@ -210,19 +215,23 @@ def _as_dataclass(cls: type, model: BaseModel) -> Any:
     if nested:
         values = dict(values)
         for name, inner in nested.items():
-            values[name] = tuple(_as_dataclass(inner, item) for item in values[name])
+            value = values[name]
+            if isinstance(value, tuple):
+                values[name] = tuple(_as_dataclass(inner, item) for item in value)
+            elif isinstance(value, BaseModel):
+                values[name] = _as_dataclass(inner, value)
     return cls(**values)
 
 
 @cache
 def _nested(cls: type) -> dict[str, type]:
-    """Fields that are tuples of dataclasses."""
+    """Fields that are dataclasses or tuples of them."""
     hints = get_type_hints(cls)
     found: dict[str, Any] = {}
     for f in fields(cls):
-        arguments = get_args(hints[f.name])
-        if get_origin(hints[f.name]) is tuple and is_dataclass(arguments[0]):
-            found[f.name] = arguments[0]
+        for hint in (hints[f.name], *get_args(hints[f.name])):
+            if is_dataclass(hint):
+                found[f.name] = hint
     return found
 
 

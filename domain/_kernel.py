@@ -29,6 +29,8 @@ BasisPoints = Annotated[int, "basis_points"]
 """A rate or share in 1/10,000; 0 to 10,000."""
 Count = Annotated[int, "count"]
 """A small number, 0 <= count < 2**31."""
+SmallInt = Annotated[int, "small_int"]
+"""A small number that may be negative (a temperature, say), -2**31 < number < 2**31."""
 Id = Annotated[str, "id"]
 """Trimmed, lower case, `[a-z0-9._-]{1,64}`."""
 AccountId = Annotated[str, "account"]
@@ -45,6 +47,10 @@ AMOUNT_LIMIT = 10**38
 BASIS_POINTS = 10_000
 
 
+def _no_signature(key: str, message: bytes, signature: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Issued:
     """Who asks, when, and under which name: all that a decision knows beside its command."""
@@ -57,6 +63,9 @@ class Issued:
     """operator, participant, provider, auditor or worker."""
     command_id: str = "c0"
     """Unique in the zone; also the id of the ledger transaction that the command makes."""
+    verify: Callable[[str, bytes, str], bool] = _no_signature
+    """Whether this is the signature (hex) of the message under an Ed25519 public key (hex). A pure function that
+    comes from outside, because the standard library has none."""
 
     @property
     def is_operator(self) -> bool:

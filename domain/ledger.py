@@ -691,6 +691,22 @@ def pay_out(read: Read, source: str, target: str, amount: int, purpose: str, *, 
     yield from move(read, source, target, amount, purpose, asset=asset)
 
 
+def set_aside(read: Read, wallet: str, name: str, amount: int, *, asset: str = FOG) -> Decision:
+    """Hold some of a wallet for a purpose of the system's own. Who may do so was decided by the caller.
+
+    `name` contains a `:`, so that it is never the name of anybody's own hold.
+    """
+    available = read(accounts, wallet).available(asset)
+    if available < amount:
+        raise InsufficientFunds(account=wallet, asset=asset, available=available, needed=amount)
+    yield accounts(wallet), FundsHeld(name, asset, amount)
+
+
+def let_go(wallet: str, name: str, amount: int, *, asset: str = FOG) -> Decision:
+    """Give back what `set_aside` held; to pay from it, move it afterwards."""
+    yield accounts(wallet), FundsUnheld(name, asset, amount)
+
+
 def may_spend(read: Read, issued: Issued, source: str) -> Account:
     account = read(accounts, source)
     if is_wallet(source):

@@ -1,33 +1,56 @@
-"""The README's index: every command, the events that it may append, and where both live.
+"""The README's index: every command, the events that it may append, who follows them, and where each lives.
 
 `python -m ops.slices` prints it; a test holds the README against it. Events are found by reading the decisions:
-those that a function yields itself, and those of the functions that it calls.
+those that a function yields itself, and those of the functions that it calls, in its own module or another one.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
+import sys
 from types import ModuleType
 
-from commands._codec import contexts, decision_of, event_types
+from commands._codec import decision_of, event_types
 from commands._http import ROUTES
 from commands.api import load_routes
-from domain import ledger
+from projections._engine import all_projections
+from projections._timers import timers
 
 
 def table() -> str:
     """The index as a Markdown table."""
     load_routes()
-    lines = ["| command | appends | rule in |", "|---|---|---|"]
+    all_projections()
+    lines = ["| command | appends | then | rule in |", "|---|---|---|---|"]
     for name, route in sorted(ROUTES.items()):
         decision = decision_of(route.command)
-        module = inspect.getmodule(decision)
-        assert module is not None
-        events = ", ".join(events_of(module, decision.__name__)) or "nothing"
-        file = f"domain/{module.__name__.rpartition('.')[2]}.py"
-        lines.append(f"| `{name}` | {events} | [`{decision.__name__}`]({file}) |")
+        module = sys.modules[decision.__module__]
+        events = events_of(module, decision.__name__)
+        file = decision.__module__.replace(".", "/") + ".py"
+        lines.append(
+            f"| `{name}` | {', '.join(events) or 'nothing'} | {', '.join(followers_of(events))} "
+            f"| [`{decision.__name__}`]({file}) |"
+        )
     return "\n".join(lines)
+
+
+def followers_of(events: list[str]) -> list[str]:
+    """The timers and reactions that these events set off, as links."""
+    found: dict[str, None] = {}
+    for event in events:
+        for handler in timers.parts.get(event, ()):
+            if _schedules(handler):
+                file = handler.__module__.replace(".", "/") + ".py"
+                found[f"[{handler.__name__.replace('_', ' ')}]({file})"] = None
+    return list(found)
+
+
+def _schedules(handler: object) -> bool:
+    """Whether a handler sets something off; the others only take away what is done."""
+    source = inspect.getsource(handler)  # type: ignore[arg-type]
+    return any(f"{name}(" in source for name in ("schedule", "schedule_next", "react"))
 
 
 def events_of(module: ModuleType, function: str) -> list[str]:
@@ -37,10 +60,10 @@ def events_of(module: ModuleType, function: str) -> list[str]:
     return list(found)
 
 
-def _walk(module: ModuleType, function: str, found: dict[str, None], seen: set[str]) -> None:
-    if function in seen:
+def _walk(module: ModuleType, function: str, found: dict[str, None], seen: set[tuple[str, str]]) -> None:
+    if (module.__name__, function) in seen:
         return
-    seen.add(function)
+    seen.add((module.__name__, function))
     calls = [
         node.func.id
         for node in ast.walk(_functions(module)[function])
@@ -49,12 +72,19 @@ def _walk(module: ModuleType, function: str, found: dict[str, None], seen: set[s
     for called in calls:
         if called in event_types():
             found[called] = None
-        elif called in _functions(module):
-            _walk(module, called, found, seen)
-        elif called in _functions(ledger) and hasattr(module, called):
-            _walk(ledger, called, found, seen)
+            continue
+        home = module if called in _functions(module) else _home_of(module, called)
+        if home is not None and called in _functions(home):
+            _walk(home, called, found, seen)
 
 
+def _home_of(module: ModuleType, name: str) -> ModuleType | None:
+    """The module that a function was imported from."""
+    home = getattr(getattr(module, name, None), "__module__", "")
+    return sys.modules[home] if home.startswith("domain.") else None
+
+
+@functools.cache
 def _functions(module: ModuleType) -> dict[str, ast.FunctionDef]:
     """The decisions and their helpers, without the folds."""
     tree = ast.parse(inspect.getsource(module))
@@ -66,5 +96,4 @@ def _functions(module: ModuleType) -> dict[str, ast.FunctionDef]:
 
 
 if __name__ == "__main__":
-    assert contexts(), "the domain is where it should be"
     print(table())

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from commands._codec import ZONE, cache, contexts, encode_json
+from commands._codec import ZONE, cache, encode_json, modules
 from domain._kernel import Rejected
 from ops.problems import SCHEMA, Problem, documented
 
@@ -150,7 +150,7 @@ def add_problem_pages(app: App) -> None:
 def rules() -> dict[str, type[Rejected]]:
     """Every context's rules by name."""
     found = {}
-    for module in contexts().values():
+    for module in modules().values():
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Rejected):
                 found[value.rule()] = value

@@ -97,13 +97,19 @@ class Record:
 
 
 class Projection:
-    """A named set of tables and one handler per event type. Raise `version` when a handler changes."""
+    """A named set of tables and what each type of event does to them. Raise `version` when a handler changes.
+
+    Several modules may handle one type (a context's timers, and those of another context that follows it); they
+    do so in the order of their imports, which is that of their names.
+    """
 
     def __init__(self, name: str, *rows: type[Row], version: int = 1) -> None:
         self.name = name
         self.code = str(version)
         self.rows = rows
         self.handlers: dict[str, Handler] = {}
+        self.parts: dict[str, list[Handler]] = {}
+        """The handlers of each type, as they were declared."""
         if _projections.setdefault(name, self) is not self:
             raise TypeError(f"two projections are called {name}")
 
@@ -113,11 +119,22 @@ class Projection:
 
     def on(self, event: type) -> Callable[[Callable[[Rows, Any, Record], None]], Handler]:
         def register(handler: Handler) -> Handler:
-            if self.handlers.setdefault(event.__name__, handler) is not handler:
-                raise TypeError(f"{self.name} handles {event.__name__} twice")
+            parts = self.parts.setdefault(event.__name__, [])
+            if any(part.__module__ == handler.__module__ for part in parts):
+                raise TypeError(f"{handler.__module__} handles {event.__name__} twice in {self.name}")
+            parts.append(handler)
+            self.handlers[event.__name__] = handler if len(parts) == 1 else _all_of(tuple(parts))
             return handler
 
         return register
+
+
+def _all_of(parts: tuple[Handler, ...]) -> Handler:
+    def handle(rows: Rows, event: Any, record: Record) -> None:
+        for part in parts:
+            part(rows, event, record)
+
+    return handle
 
 
 _projections: dict[str, Projection] = {}

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ def _hints(row: type) -> Iterator[tuple[str, Any]]:
 
 def _column(name: str, hint: Any) -> Column:
     nullable = False
-    if get_origin(hint) in (UnionType,) and NoneType in get_args(hint):
+    if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
         nullable = True
         (hint,) = (part for part in get_args(hint) if part is not NoneType)
     if get_origin(hint) is Annotated:

@@ -1,4 +1,8 @@
-"""What is due later. Each context's projections put its timers here; a worker issues their commands.
+"""What is due later, and what follows at once. Each context's projections put its timers and reactions here;
+a worker issues their commands.
+
+A reaction ("when X then Y") is a timer that is due as soon as it is there: it has the projection's checkpoint, its
+key is made of ids that occur once, and no rebuild fires it again.
 
 State decides whether a due command still matters, so a timer is never cancelled; the events that settle the
 matter merely take its row away.
@@ -11,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from commands._codec import EPOCH
-from projections._engine import Projection, Rows
+from projections._engine import Projection, Record, Rows
 from projections._tables import Row, table
 
 
@@ -22,7 +26,10 @@ class Timer(Row):
     context: str = ""
     command: str = ""
     body: dict[str, Any] = field(default_factory=dict)
-    act_as: str = ""
+    to_zone: str = ""
+    """The zone that the command is for, where it is another."""
+    statement: str = ""
+    """What this zone signs for the command: the signature becomes the body's `proof`."""
 
 
 @table("timers_next", key=("subject",))
@@ -36,10 +43,39 @@ class Next(Row):
 timers = Projection("timers", Timer, Next)
 
 
-def schedule(rows: Rows, timer: str, due_at: datetime, context: str, command: str, **body: Any) -> None:
+def schedule(
+    rows: Rows,
+    timer: str,
+    due_at: datetime,
+    context: str,
+    command: str,
+    *,
+    zone: str = "",
+    signed: str = "",
+    **body: Any,
+) -> None:
     """Let a command fall due. The same timer again moves it to the new time."""
     row = rows.of(Timer, timer)
     row.due_at, row.context, row.command, row.body = due_at, context, command, body
+    row.to_zone, row.statement = zone, signed
+
+
+def react(
+    rows: Rows,
+    reaction: str,
+    record: Record,
+    context: str,
+    command: str,
+    *,
+    zone: str = "",
+    signed: str = "",
+    **body: Any,
+) -> None:
+    """Let a command follow from an event at once, in this zone or in another one.
+
+    `signed` is a statement that this zone proves by its signature, in the body's `proof`.
+    """
+    schedule(rows, reaction, record.recorded_at, context, command, zone=zone, signed=signed, **body)
 
 
 def settle(rows: Rows, timer: str) -> None:

@@ -14,7 +14,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -69,6 +69,9 @@ class Query:
     """False when the answer depends on the current time, so that it has no ETag."""
     single: bool
     """The query is about one thing: where there are no rows, there is no such thing (404)."""
+    inputs: type
+    """What the SELECT gives: the row, or what `derive` makes the row of."""
+    derive: Callable[[Any, dict[str, Any]], Any] | None
 
     @property
     def path(self) -> str:
@@ -98,8 +101,13 @@ class Context:
         timeless: bool = True,
         single: bool = False,
         projection: str = "",
+        inputs: type | None = None,
+        derive: Callable[[Any, dict[str, Any]], Any] | None = None,
     ) -> None:
         """Declare a query. `row` is a dataclass whose fields are the SELECT's columns, by name.
+
+        Where a row follows from a rule of the domain, the SELECT's columns are the fields of `inputs`, and `derive`
+        makes a row of these and of the parameters: a pure function, so that no formula is written twice.
 
         Beside its parameters a SELECT may use `zone`, `principal` and `sees_all` (the caller is an operator or
         auditor).
@@ -117,6 +125,8 @@ class Context:
             roles,
             timeless,
             single,
+            inputs or row,
+            derive,
         )
         QUERIES[query.path] = query
 
@@ -160,8 +170,8 @@ def _cast(hint: Any) -> str:
 @cache
 def statement(query: Query, continued: bool) -> str:
     """The whole statement; `continued` when a page before it was read."""
-    hints = get_type_hints(query.row, include_extras=True)
-    shown = ", ".join(_shown(f.name, hints[f.name]) for f in fields(query.row))
+    hints = get_type_hints(query.inputs, include_extras=True)
+    shown = ", ".join(_shown(f.name, hints[f.name]) for f in fields(query.inputs))
     order = ", ".join(f"q.{name}{' DESC' if query.descending else ''}" for name in query.key)
     keys = ", ".join(f"q.{name}::text" for name in query.key)
     after = ""
@@ -260,6 +270,35 @@ def _malformed_cursor() -> Problem:
 # Answers
 
 
+def derived(query: Query, items: str, values: dict[str, Any]) -> str:
+    """Items as JSON, each made by the query's rule of what its SELECT gave."""
+    assert query.derive is not None
+    given = msgspec.json.decode(items, type=list[query.inputs], strict=False)  # type: ignore[name-defined]
+    show = _encoder_of(query.row)
+    return f"[{','.join(show(query.derive(item, values)).decode() for item in given)}]"
+
+
+@cache
+def _encoder_of(row: type) -> Callable[[Any], bytes]:
+    """Rows as JSON the way that PostgreSQL shows them: amounts are strings, times have all their microseconds."""
+    hints = get_type_hints(row, include_extras=True)
+    shows: dict[str, Callable[[Any], str]] = {}
+    for f in fields(row):
+        if _is_amount(_plain(hints[f.name])):
+            shows[f.name] = str
+        elif _plain(hints[f.name]) is datetime:
+            shows[f.name] = lambda at: at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def encode(item: Any) -> bytes:
+        shown = {f.name: getattr(item, f.name) for f in fields(row)}
+        for name, show in shows.items():
+            if shown[name] is not None:
+                shown[name] = show(shown[name])
+        return encode_json(shown)
+
+    return encode
+
+
 class QueryApi:
     """Answers queries for all zones."""
 
@@ -321,6 +360,8 @@ class QueryApi:
         generation, position, items, following, quarantined = row
         if query.single and items == "[]" and after is None:
             raise _not_found(position)
+        if query.derive is not None:
+            items = derived(query, items, values)
         headers = {
             "fogbook-position": str(position),
             "cache-control": "private, no-cache",

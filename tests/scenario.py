@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from commands._signatures import verify
 from domain._kernel import Issued, Ref, Rejected, Stream, balance, snake
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,7 +48,7 @@ class Book:
     def issue(self, command: Any, by: str = "operator", role: str | None = None) -> list[Any]:
         """Decide and apply; on a rule everything is as it was. Returns the events."""
         role = role or ("operator" if by == "operator" else "participant")
-        issued = Issued(by, self.now, role, f"c{self.commands + 1}")
+        issued = Issued(by, self.now, role, f"c{self.commands + 1}", verify)
         states, events = dict(self.states), list(self.events)
         decided: list[tuple[Ref, Any]] = []
         try:

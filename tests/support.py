@@ -14,7 +14,7 @@ import httpx
 import msgspec
 from pydantic import SecretStr
 
-from commands._codec import contexts, decision_of, encode_json, streams
+from commands._codec import context_of, decision_of, encode_json, streams
 from commands._deciding import Command, Outcome
 from commands._log import PostgresLog
 from commands._sequencer import Sequencer
@@ -53,9 +53,7 @@ class Economy:
     async def send(
         self, command: Any, by: str = "admin", role: str = "", key: str = "", **more: Any
     ) -> Outcome:
-        context = type(command).__module__.rpartition(".")[2]
-        assert context in contexts()
-        name = f"{context}/{kebab(type(command).__name__)}"
+        name = f"{context_of(type(command))}/{kebab(type(command).__name__)}"
         return await self.sequencer.submit(
             Command(
                 name=name,

@@ -52,7 +52,8 @@ def work(settings: Settings) -> None:
     loops = [followers.keep_flags, sweeper.run, sweeper.run_rebuilds]
     worker_key = settings.worker_key.get_secret_value()
     if settings.api_url and worker_key:
-        loops.append(Timers(open_connection, settings.api_url, worker_key, stopping).run)
+        timers = Timers(open_connection, settings.api_url, worker_key, settings.pepper_bytes, stopping)
+        loops.append(timers.run)
     else:
         log.warning("no_timers", reason="FOGBOOK_API_URL and FOGBOOK_WORKER_KEY are not both set")
     threads = [_start(loop) for loop in loops]

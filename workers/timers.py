@@ -16,6 +16,7 @@ import psycopg
 import structlog
 
 from commands._codec import decode_json, encode_json
+from commands._signatures import sign, zone_key
 
 LOOK_EVERY_S = 0.2
 MOST_A_TURN = 500
@@ -31,11 +32,12 @@ LOCK = "SELECT pg_try_advisory_xact_lock(7045061003)"
 
 # Each zone's timers fall due by its own time, and so do further attempts.
 DUE = """
-SELECT h.zone, t.timer, coalesce(t.attempts, 0), t.context, t.command, t.body
+SELECT h.zone, coalesce(nullif(t.to_zone, ''), h.zone) AS target, t.timer, coalesce(t.attempts, 0),
+       t.context, t.command, t.body, t.statement
 FROM heads h
 CROSS JOIN LATERAL (SELECT CASE h.clock WHEN 'manual' THEN h.recorded_at ELSE clock_timestamp() END AS at) now
 CROSS JOIN LATERAL (
-    SELECT r.timer, r.context, r.command, r.body, r.due_at, f.attempts
+    SELECT r.timer, r.context, r.command, r.body, r.to_zone, r.statement, r.due_at, f.attempts
     FROM checkpoints c
     JOIN read.timers r ON r.zone = c.zone AND r.generation = c.generation
     LEFT JOIN timer_fates f ON f.zone = r.zone AND f.timer = r.timer
@@ -43,7 +45,7 @@ CROSS JOIN LATERAL (
       AND f.accepted IS NOT TRUE AND (f.next_at IS NULL OR f.next_at <= now.at)
     ORDER BY r.due_at, r.timer LIMIT %s
 ) t
-ORDER BY h.zone, t.due_at, t.timer
+ORDER BY h.zone, target, t.due_at, t.timer
 """
 
 RECORD = """
@@ -65,15 +67,19 @@ log = structlog.get_logger("fogbook.timers")
 
 class Due(NamedTuple):
     zone: str
+    target: str
+    """The zone that the command is for."""
     timer: str
     attempts: int
     context: str
     command: str
     body: dict[str, Any]
+    statement: str
 
     @property
     def key(self) -> str:
-        return f"timer:{self.timer}:{self.attempts + 1}"
+        own = self.timer if self.target == self.zone else f"{self.zone}:{self.timer}"
+        return f"timer:{own}:{self.attempts + 1}"
 
 
 class Fate(NamedTuple):
@@ -89,12 +95,19 @@ class NotSent(Exception):
 
 
 class Timers:
-    """Issues what is due, in one thread. `url` and `key` are those of the API and of the worker."""
+    """Issues what is due, in one thread. `url` and `key` are those of the API and of the worker; the pepper gives
+    the keys by which zones sign what they tell each other."""
 
     def __init__(
-        self, connect: Callable[[], psycopg.Connection[Any]], url: str, key: str, stopping: threading.Event
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        url: str,
+        key: str,
+        pepper: bytes,
+        stopping: threading.Event,
     ) -> None:
         self._connect = connect
+        self._pepper = pepper
         self._stopping = stopping
         self._connection: psycopg.Connection[Any] | None = None
         headers = {"authorization": f"Bearer {key}", "content-type": "application/x-ndjson"}
@@ -124,9 +137,8 @@ class Timers:
                     return False
                 due = [Due(*row) for row in self._connection.execute(DUE, (MOST_A_TURN,))]
                 full = False
-                for zone, group in groupby(due, lambda each: each.zone):
-                    timers = list(group)
-                    fates = self._issue(zone, timers)
+                for (zone, target), group in groupby(due, lambda each: (each.zone, each.target)):
+                    fates = self._issue(target, list(group))
                     self._record(zone, fates)
                     full = full or len(fates) == MOST_A_TURN
                 return full
@@ -134,14 +146,16 @@ class Timers:
             self._close()
             raise
 
-    def _issue(self, zone: str, timers: Sequence[Due]) -> list[Fate]:
-        """Send one zone's commands. No time is named: in a zone with a manual clock it is then the zone's own."""
+    def _issue(self, target: str, timers: Sequence[Due]) -> list[Fate]:
+        """Send commands to a zone. No time is named: in a zone with a manual clock it is then the zone's own."""
         lines = [
-            encode_json({"context": t.context, "command": t.command, "key": t.key, "body": t.body})
+            encode_json({"context": t.context, "command": t.command, "key": t.key, "body": self._body(t)})
             for t in timers
         ]
         try:
-            response = self._http.post("/commands", content=b"\n".join(lines), headers={"fogbook-zone": zone})
+            response = self._http.post(
+                "/commands", content=b"\n".join(lines), headers={"fogbook-zone": target}
+            )
         except httpx.HTTPError as error:
             raise NotSent(f"the API does not answer: {error!r}") from error
         if response.status_code != 200:
@@ -149,6 +163,12 @@ class Timers:
         answers = [decode_json(line) for line in response.content.splitlines()]
         fates = [_fate(timer, answer) for timer, answer in zip(timers, answers, strict=True)]
         return [fate for fate in fates if fate is not None]
+
+    def _body(self, timer: Due) -> dict[str, Any]:
+        if not timer.statement:
+            return timer.body
+        key = zone_key(self._pepper, timer.zone)
+        return {**timer.body, "proof": sign(key, timer.statement.encode())}
 
     def _record(self, zone: str, fates: Sequence[Fate]) -> None:
         if fates:

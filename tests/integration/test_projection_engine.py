@@ -105,7 +105,7 @@ class Bench:
 
 def make_projection() -> Projection:
     made = Projection.__new__(Projection)
-    made.name, made.code, made.rows, made.handlers = "test", "1", (Total, Line), {}
+    made.name, made.code, made.rows, made.handlers, made.parts = "test", "1", (Total, Line), {}, {}
 
     @made.on(Debited)
     def debited(rows: Rows, event: Debited, record: Record) -> None:

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import domain
-from commands._codec import contexts, decode_event, event_encoder, event_types
+from commands._codec import decode_event, event_encoder, event_types, modules
 from domain import _kernel
 from domain._kernel import (
     Issued,
@@ -141,7 +141,7 @@ def test_ceil_is_the_least_whole_number_that_is_enough(a: int, b: int) -> None:
 
 
 def test_the_codec_finds_the_same_contexts_and_events() -> None:
-    assert set(contexts().values()) == set(MODULES)
+    assert set(modules().values()) == set(MODULES)
     assert set(event_types().values()) == set(EVENTS)
 
 
