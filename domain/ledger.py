@@ -559,6 +559,10 @@ class TooManyAssets(Rejected):
     """An account holds a bounded number of assets."""
 
 
+class VoucherOfAnotherZone(Rejected):
+    """Vouchers of another zone are made and destroyed by transfers between zones only."""
+
+
 class AssetExists(Rejected):
     """This asset was defined before."""
 
@@ -736,7 +740,13 @@ def known(read: Read, asset: str) -> Asset:
     return found
 
 
+def _own_asset(asset: str) -> None:
+    if "/" in asset:
+        raise VoucherOfAnotherZone(asset=asset)
+
+
 def define_asset(command: DefineAsset, issued: Issued, read: Read) -> Decision:
+    _own_asset(command.asset)
     if read(assets, command.asset).defined:
         raise AssetExists(asset=command.asset)
     if command.scale > 18:
@@ -783,6 +793,7 @@ def close_wallet(command: CloseWallet, issued: Issued, read: Read) -> Decision:
 
 
 def mint_tokens(command: MintTokens, issued: Issued, read: Read) -> Decision:
+    _own_asset(command.asset)
     asset = known(read, command.asset)
     may_receive(read, command.to)
     if asset.supply + command.amount > asset.limit:
@@ -797,6 +808,7 @@ def mint_tokens(command: MintTokens, issued: Issued, read: Read) -> Decision:
 
 
 def burn_tokens(command: BurnTokens, issued: Issued, read: Read) -> Decision:
+    _own_asset(command.asset)
     known(read, command.asset)
     may_spend(read, issued, command.from_)
     yield from burn(

@@ -33,6 +33,7 @@ ZoneEvent = ZoneCreated | ClockAdvanced
 @dataclass(frozen=True, slots=True)
 class Zone:
     clock: str = ""
+    name: str = ""
 
 
 # evolve
@@ -41,7 +42,7 @@ class Zone:
 def evolve(zone: Zone, event: ZoneEvent) -> Zone:
     match event:
         case ZoneCreated():
-            return Zone(event.clock)
+            return Zone(event.clock, event.zone)
         case ClockAdvanced():
             return zone
 

@@ -332,11 +332,13 @@ def create_zone(
 
 @zones.command("list")
 def list_zones(home: Home = None, as_json: Json = False) -> None:
-    """All zones, and where their logs stand."""
+    """All zones, where their logs stand, and the keys by which other zones know them."""
+    from ops.home import find_pepper
     from ops.zones import list_zones as of
+    from ops.zones import with_public_keys
 
     with _connect(home) as connection:
-        _print_rows(of(connection), as_json)
+        _print_rows(with_public_keys(of(connection), find_pepper(home)), as_json)
 
 
 # A living economy, and how fast it is
@@ -347,6 +349,7 @@ def simulate(
     devices: Annotated[int, typer.Option(min=1, help="How many devices lend their time.")] = 20,
     days: Annotated[int, typer.Option(min=1, help="How many days pass.")] = 2,
     seed: Annotated[int, typer.Option(help="The same seed, the same story.")] = 1,
+    rate: Annotated[int, typer.Option(min=0, help="Commands a second at most; 0 for no limit.")] = 0,
     zone: Zone = "village",
     url: Annotated[str | None, typer.Option(help="The API; that of the run otherwise.")] = None,
     key: Annotated[str | None, typer.Option(help="An operator's key, scopes act-as and act-at.")] = None,
@@ -373,6 +376,7 @@ def simulate(
         devices=devices,
         days=days,
         seed=seed,
+        rate=rate,
         zone=zone,
         url=url,
         key=key,

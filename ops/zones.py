@@ -12,6 +12,7 @@ from commands._codec import ZONE, encode_json
 from commands._deciding import Command
 from commands._log import PostgresLog
 from commands._sequencer import Sequencer
+from commands._signatures import public_key, zone_key
 from domain.platform import CreateZone, create_zone
 from ops.home import Refused
 from ops.pool import connect
@@ -73,3 +74,8 @@ async def _begin(database_url: str, zone: str, clock: str) -> bool:
 def list_zones(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     names = ("zone", "clock", "position", "commands", "time")
     return [dict(zip(names, row, strict=True)) for row in connection.execute(ZONES)]
+
+
+def with_public_keys(zones: list[dict[str, Any]], pepper: bytes) -> list[dict[str, Any]]:
+    """The same with what `register-peer` in another zone wants of each."""
+    return [zone | {"public_key": public_key(zone_key(pepper, zone["zone"]))} for zone in zones]

@@ -26,7 +26,7 @@ def table_statements() -> Iterator[str]:
 
 def statements_of(t: Table) -> Iterator[str]:
     columns = ", ".join(_column_sql(t, c) for c in t.columns)
-    key = ", ".join(("zone", "generation", *t.key))
+    key = ", ".join(("zone", "generation", *map(_quoted, t.key)))
     yield (
         f'CREATE TABLE IF NOT EXISTS {t.name} (zone text COLLATE "C" NOT NULL, generation integer NOT NULL, '
         f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))"
@@ -41,12 +41,17 @@ def statements_of(t: Table) -> Iterator[str]:
 
 def _column_sql(t: Table, column: Column) -> str:
     if column.name in t.key:
-        return f"{column.name} {column.sql_type} NOT NULL"
+        return f"{_quoted(column.name)} {column.sql_type} NOT NULL"
     if column.nullable:
-        return f"{column.name} {column.sql_type}"
+        return f"{_quoted(column.name)} {column.sql_type}"
     f = next(f for f in fields(t.row) if f.name == column.name)
     default = f.default_factory() if f.default_factory is not MISSING else f.default
-    return f"{column.name} {column.sql_type} NOT NULL DEFAULT {_literal(default)}"
+    return f"{_quoted(column.name)} {column.sql_type} NOT NULL DEFAULT {_literal(default)}"
+
+
+def _quoted(name: str) -> str:
+    """Some good names, such as window, are words of SQL's own."""
+    return f'"{name}"'
 
 
 def _literal(value: Any) -> str:

@@ -13,7 +13,7 @@ import binascii
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -107,7 +107,7 @@ class Context:
         """Declare a query. `row` is a dataclass whose fields are the SELECT's columns, by name.
 
         Where a row follows from a rule of the domain, the SELECT's columns are the fields of `inputs`, and `derive`
-        makes a row of these and of the parameters: a pure function, so that no formula is written twice.
+        makes a row of these and of the parameters, or none: a pure function, so that no formula is written twice.
 
         Beside its parameters a SELECT may use `zone`, `principal` and `sees_all` (the caller is an operator or
         auditor).
@@ -271,11 +271,12 @@ def _malformed_cursor() -> Problem:
 
 
 def derived(query: Query, items: str, values: dict[str, Any]) -> str:
-    """Items as JSON, each made by the query's rule of what its SELECT gave."""
+    """Items as JSON, each made by the query's rule of what its SELECT gave; None leaves one out."""
     assert query.derive is not None
     given = msgspec.json.decode(items, type=list[query.inputs], strict=False)  # type: ignore[name-defined]
     show = _encoder_of(query.row)
-    return f"[{','.join(show(query.derive(item, values)).decode() for item in given)}]"
+    rows = (query.derive(item, values) for item in given)
+    return f"[{','.join(show(row).decode() for row in rows if row is not None)}]"
 
 
 @cache
@@ -504,6 +505,9 @@ def _json_schema(hint: Any) -> dict[str, Any]:
         return _json_schema(arguments[0])
     if hint is datetime:
         return {"type": "string", "format": "date-time"}
+    if is_dataclass(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        return {"type": "object", "properties": {f.name: _json_schema(hints[f.name]) for f in fields(hint)}}
     names = {str: "string", int: "integer", bool: "boolean", float: "number", dict: "object", list: "array"}
     return {"type": names[get_origin(hint) or hint]}
 

@@ -16,13 +16,25 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import count, islice
+from typing import Any, NamedTuple
 
 import uvloop
 
 from ops.bench._measure import quantile
 
+MIX = {
+    "ledger/transfer": 30,
+    "devices/heartbeat": 15,
+    "harvest/report-device-state": 10,
+    "harvest/record-contribution": 20,
+    "marketplace/meter-usage": 15,
+    "staking/delegate": 10,
+}
+"""Weights of the mixed workload's commands."""
+VALIDATORS = 8
 PATIENCE_S = 30.0
 """How long after its end a round may still wait for answers."""
 
@@ -46,6 +58,10 @@ class Round:
     seed: int
     zone: str = "main"
     pairs: int = 8_192
+    devices: int = 0
+    """With devices: the mixed workload on these; without: transfers alone."""
+    counter: int = 0
+    """Where the sequence numbers of this round begin; more than a round's requests above those of any before."""
     warm_s: float = 0.0
     """Before the measured seconds: servers forget callers after 2 s, and other rounds took longer than that."""
     rate: float | None = None
@@ -105,23 +121,71 @@ def principal(number: int, principals: int) -> str:
 
 # In the process
 
+SEQ = "SEQ"
+"""Stands in a body for a number that grows with each request."""
+FIRST_SEQ = 1_000_000_000
+"""All of these numbers have ten digits, so that a body's length is known."""
 
-def _requests(round: Round) -> list[tuple[bytes, bytes]]:
-    """What stands before and behind the idempotency key of each request."""
+
+class Request(NamedTuple):
+    head: bytes
+    """Up to the idempotency key."""
+    body: bytes
+    """From behind it, up to the sequence number."""
+    tail: bytes
+    """What follows that, if there is one."""
+
+
+def _requests(round: Round) -> list[Request]:
     choose = random.Random(round.seed)
+    kinds = _mixed(choose, round) if round.devices else (_transfer(choose, round) for _ in count())
+    return [_rendered(round, *request) for request in islice(kinds, round.pairs)]
+
+
+def _rendered(round: Round, command: str, by: int, body: dict[str, Any]) -> Request:
+    """A request by the principal with that number."""
     zone = "" if round.zone == "main" else f"Fogbook-Zone: {round.zone}\r\n"
-    rendered = []
-    for _ in range(round.pairs):
-        source, target = choose.sample(range(round.wallets), 2)
-        names = [wallet(number, len(round.keys)) for number in (source, target)]
-        body = json.dumps({"from": names[0], "to": names[1], "amount": str(choose.randint(1, 9))})
-        head = (
-            "POST /commands/ledger/transfer HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            f"Authorization: Bearer {round.keys[source % len(round.keys)]}\r\n{zone}"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nIdempotency-Key: {round.tag}-"
-        )
-        rendered.append((head.encode(), f"\r\n\r\n{body}".encode()))
-    return rendered
+    text = json.dumps(body)
+    length = len(text.replace(f'"{SEQ}"', str(FIRST_SEQ)))
+    head = (
+        f"POST /commands/{command} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Authorization: Bearer {round.keys[by % len(round.keys)]}\r\n{zone}"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\nIdempotency-Key: {round.tag}-"
+    )
+    before, _, tail = text.partition(f'"{SEQ}"')
+    return Request(head.encode(), f"\r\n\r\n{before}".encode(), tail.encode())
+
+
+Wanted = tuple[str, int, dict[str, Any]]
+
+
+def _transfer(choose: random.Random, round: Round) -> Wanted:
+    source, target = choose.sample(range(round.wallets), 2)
+    names = [wallet(number, len(round.keys)) for number in (source, target)]
+    return "ledger/transfer", source, {"from": names[0], "to": names[1], "amount": str(choose.randint(1, 9))}
+
+
+def _mixed(choose: random.Random, round: Round) -> Iterator[Wanted]:
+    """One kind after the other by chance, each on one device after the other, so that numbers come in order."""
+    turns = {kind: count() for kind in MIX}
+    while True:
+        (kind,) = choose.choices(list(MIX), list(MIX.values()))
+        number = next(turns[kind]) % round.devices
+        state = {"battery_percent": 90, "temperature_c": 30, "cpu_percent": 5, "ram_percent": 10}
+        match kind:
+            case "ledger/transfer":
+                yield _transfer(choose, round)
+            case "devices/heartbeat":
+                yield kind, number, {"device": f"d{number}", "seq": SEQ}
+            case "harvest/report-device-state":
+                more = {"charging": True, "network": "wifi", "screen_on": False, "idle_seconds": 3_600}
+                yield kind, number, {"device": f"d{number}", "seq": SEQ, **state, **more}
+            case "harvest/record-contribution":
+                yield kind, number, {"session": f"s{number}", "seq": SEQ, "cpu_ms": 1}
+            case "marketplace/meter-usage":
+                yield kind, number, {"contract": f"c{number}", "seq": SEQ, "unit_ms": "1000"}
+            case "staking/delegate":
+                yield kind, number, {"validator": f"v{number % VALIDATORS}", "amount": "100"}
 
 
 class Connection(asyncio.Protocol):
@@ -180,9 +244,11 @@ class Generator:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def _next(self) -> bytes:
-        before, behind = self.requests[self.sent % len(self.requests)]
+        head, body, tail = self.requests[self.sent % len(self.requests)]
         self.sent += 1
-        return b"%b%d%b" % (before, self.sent, behind)
+        if tail:
+            return b"%b%d%b%d%b" % (head, self.sent, body, FIRST_SEQ + self.round.counter + self.sent, tail)
+        return b"%b%d%b" % (head, self.sent, body)
 
     def answered(self, connection: Connection, data: bytes, end: int) -> None:
         self.last = now = time.monotonic()

@@ -18,8 +18,9 @@ from commands._codec import decode_json, event_decoder
 from commands._deciding import Decided
 from commands._log import Batch, Entry, Head, PostgresLog
 from ops._supervise import spawn
-from ops.bench._load import LoadFailed, Result
+from ops.bench._load import MIX, LoadFailed, Result
 from ops.bench._measure import cpu_s, median_ratio, rss_mib, spread, tree_cpu_s
+from ops.bench._mixed import found_economy
 from ops.bench._stage import (
     CLI,
     ZONE,
@@ -37,6 +38,7 @@ from projections._engine import all_projections
 from projections._rebuild import COPY_TYPES, rebuild, sweep
 
 RATE = 500.0
+MIXED_RATE = 300.0
 POLL_S = 0.001
 WARM_S = 0.2
 BATCH = 32
@@ -51,6 +53,7 @@ class Figures:
     per_s: dict[str, float] = field(default_factory=dict)
     cpu_us: dict[str, dict[str, float]] = field(default_factory=dict)
     lag_ms: dict[str, float] = field(default_factory=dict)
+    lag_mixed_ms: dict[str, float] = field(default_factory=dict)
     memory_mib: float | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
 
@@ -278,8 +281,39 @@ class Poller(threading.Thread):
 def lag(stage: Stage, figures: Figures) -> None:
     """From the moment a command's 200 arrives until every live projection is there, through Dramatiq.
 
-    Commands come on schedule at 500 a second; the checkpoints are polled every millisecond or so.
+    Transfers come on schedule at 500 a second; the checkpoints are polled every millisecond or so.
     """
+    figures.lag_ms, result = _lag(stage, RATE)
+    figures.conditions["lag_commands_per_s"] = round(result.per_s, 1)
+    figures.conditions["lag_samples"] = len(result.samples)
+
+
+def mixed(stage: Stage, figures: Figures) -> None:
+    """The mixed workload against plain transfers, in turns; then its lag at 300 commands a second."""
+    stage.say("Setting up devices, sessions, offerings and contracts.")
+    found_economy(stage)
+    api = stage.running["transfer"].ready()
+    sides = {"mixed": Side(api), "transfer": Side(api)}
+    terms: dict[str, dict[str, Any]] = {"mixed": {"devices": stage.scale.devices}, "transfer": {}}
+    for number in range(stage.scale.rounds + 1):
+        stage.say(f"Mixed commands over HTTP, round {number} of {stage.scale.rounds}.")
+        for name, side in sides.items():
+            result = stage.load.run(stage.round(api, warm_s=WARM_S, **terms[name]))
+            if number:  # Round 0 warms up.
+                side.rounds.append(result)
+    figures.ratios["mixed_vs_transfer"] = median_ratio(sides["mixed"].rates, sides["transfer"].rates)
+    figures.per_s["mixed"] = round(statistics.median(sides["mixed"].rates), 1)
+    figures.latency_ms["mixed"] = {
+        name: statistics.median(getattr(round, f"{name}_ms") for round in sides["mixed"].rounds)
+        for name in ("p50", "p99", "p999")
+    }
+    figures.lag_mixed_ms, result = _lag(stage, MIXED_RATE, devices=stage.scale.devices)
+    figures.conditions["lag_mixed_commands_per_s"] = round(result.per_s, 1)
+    figures.conditions["mix"] = MIX
+    figures.conditions["devices"] = stage.scale.devices
+
+
+def _lag(stage: Stage, rate: float, **terms: Any) -> tuple[dict[str, float], Result]:
     stage.say("Commit-to-visible lag: waiting until the worker has caught up.")
     api = stage.running["transfer"].ready()
     log = stage.folder / "worker.log"
@@ -298,14 +332,12 @@ def lag(stage: Stage, figures: Figures) -> None:
         patience = 12.0 if stage.scale.limit_s else 120.0
         if not poller.wait_for(row[0], patience) or worker.poll() is not None:
             raise BenchFailed(f"the worker does not catch up: {tail_of(log)}")
-        stage.load.run(stage.round(api, seconds=0.5, rate=RATE))
-        stage.say(f"Commit-to-visible lag at {RATE:.0f} commands/s.")
-        result = stage.load.run(stage.round(api, seconds=stage.scale.lag_s, rate=RATE))
+        stage.load.run(stage.round(api, seconds=0.5, rate=rate, **terms))
+        stage.say(f"Commit-to-visible lag at {rate:.0f} commands/s.")
+        result = stage.load.run(stage.round(api, seconds=stage.scale.lag_s, rate=rate, **terms))
         if not poller.wait_for(max(position for _, position in result.samples), 10):
             raise BenchFailed(f"the worker fell behind for good: {tail_of(log)}")
-    figures.lag_ms = spread(_lags(result.samples, poller.seen))
-    figures.conditions["lag_commands_per_s"] = round(result.per_s, 1)
-    figures.conditions["lag_samples"] = len(result.samples)
+    return spread(_lags(result.samples, poller.seen)), result
 
 
 def _lags(samples: list[tuple[float, int]], seen: list[tuple[float, int]]) -> list[float]:
@@ -398,6 +430,7 @@ PARTS: dict[str, Callable[[Stage, Figures], None]] = {
     "transfer": transfer,
     "append": append,
     "lag": lag,
+    "mixed": mixed,
     "rebuild": rebuild_ledger,
     "memory": memory,
 }
@@ -405,10 +438,10 @@ PARTS: dict[str, Callable[[Stage, Figures], None]] = {
 
 def run_parts(stage: Stage, figures: Figures, names: list[str]) -> None:
     """Run the parts, in their order."""
-    if {"transfer", "lag", "rebuild"} & set(names):
+    if {"transfer", "lag", "mixed", "rebuild"} & set(names):
         if "transfer" in names:
             start_apps(stage)
-        elif "lag" in names:
+        elif {"lag", "mixed"} & set(names):
             stage.start_fogbook()
         stage.say(f"Opening {stage.scale.wallets} wallets.")
         found_zone(stage, ZONE, stage.scale.wallets)

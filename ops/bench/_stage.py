@@ -46,6 +46,8 @@ PEPPER = "a pepper for benchmarks only"
 READY_WITHIN_S = 40.0
 FUNDS = 10**9
 MOST_WAITING = 2_048
+MOST_A_ROUND = 2_000_000
+"""Sequence numbers that a round may use."""
 DISTRIBUTED_AT_ONCE = 500
 
 CLI = [sys.executable, "-m", "ops.cli"]
@@ -79,12 +81,14 @@ class Scale:
     streams: int
     """Wallets of the memory part."""
     memory_s: float
+    devices: int
+    """Of the mixed part."""
     limit_s: float | None = None
 
 
-TINY = Scale("tiny", 50, 8, 1, 0.2, 1, 5, 1.0, 500, 1, 200, 0.2)
-QUICK = Scale("quick", 1_000, 32, 5, 0.7, 5, 40, 4.0, 100_000, 2, 20_000, 2.0, limit_s=46.0)
-FULL = Scale("full", 1_000, 32, 15, 3.0, 15, 100, 30.0, 1_000_000, 3, 1_000_000, 30.0)
+TINY = Scale("tiny", 50, 8, 1, 0.2, 1, 5, 1.0, 500, 1, 200, 0.2, 100)
+QUICK = Scale("quick", 1_000, 32, 5, 0.7, 5, 40, 4.0, 100_000, 2, 20_000, 2.0, 500, limit_s=46.0)
+FULL = Scale("full", 1_000, 32, 15, 3.0, 15, 100, 30.0, 1_000_000, 3, 1_000_000, 30.0, 1_000)
 
 
 @dataclass
@@ -154,6 +158,7 @@ class Stage:
             "wallets": self.scale.wallets,
             "tag": f"r{self.tags}",
             "seed": self.seed + self.tags,
+            "counter": self.tags * MOST_A_ROUND,
         }
         return Round(**(terms | changes))
 

@@ -1,4 +1,4 @@
-"""The README's first five minutes, to the letter, against a Fogbook that was just started."""
+"""The README's first five minutes and its story, to the letter, against a Fogbook that was just started."""
 
 from __future__ import annotations
 
@@ -6,39 +6,89 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.running import ROOT, running
+from tests.running import ROOT, Running, running
 
 pytestmark = pytest.mark.xdist_group("up")
 
 
-def first_five_minutes() -> list[str]:
-    """The shell blocks between the two headings."""
+def blocks_of(heading: str) -> list[str]:
+    """The shell blocks of a section."""
     text = (ROOT / "README.md").read_text()
-    section = text.partition("## The first five minutes")[2].partition("\n## ")[0]
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     return re.findall(r"```sh\n(.*?)```", section, re.S)
 
 
-def test_the_first_five_minutes_work_to_the_letter(tmp_path: Path) -> None:
-    blocks = first_five_minutes()
-    assert len(blocks) == 5
+def played(up: Running, blocks: list[str]) -> list[list[Any]]:
+    """What each block prints, a value a line; lines that are no JSON as they are."""
+    script = "set -e\n" + "\necho ====\n".join(blocks)
+    script = script.replace("http://127.0.0.1:8420", up.url).replace("fog_...", up.admin_key)
+    for command in ("verify", "replay", "zones create"):
+        script = script.replace(f"fogbook {command}", f"fogbook {command} --home '{up.home}'")
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [[_value(line) for line in part.splitlines()] for part in done.stdout.split("====\n")]
+
+
+def _value(line: str) -> Any:
+    return json.loads(line) if line.startswith("{") else line
+
+
+def rule(answer: Any) -> str:
+    return str(answer.get("type", "")).removeprefix("/problems/")
+
+
+def test_the_first_five_minutes_and_the_story_work_to_the_letter(tmp_path: Path) -> None:
+    minutes = blocks_of("The first five minutes")
+    story = blocks_of("A story of the whole economy")
     with running(tmp_path / "fog home") as up:
-        script = "set -e\n" + "\necho ====\n".join(blocks)
-        script = script.replace("http://127.0.0.1:8420", up.url).replace("fog_...", up.admin_key)
-        script = script.replace(".venv/bin/fogbook verify", f".venv/bin/fogbook verify --home '{up.home}'")
-        script = script.replace("fogbook replay", f"fogbook replay --home '{up.home}'")
-        done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        _, opened, staked, read, audited = done.stdout.split("====\n")
-        opened_answers = [json.loads(line) for line in opened.splitlines()]
-        assert all("position" in answer for answer in opened_answers)
-        assert json.loads(staked.splitlines()[-1])["type"] == "/problems/insufficient-funds"
-        balance, positions, unbonding, calendar = (json.loads(line) for line in read.splitlines())
-        assert [item["available"] for item in balance["items"]] == ["3000000"]
-        assert [item["tokens"] for item in positions["items"]] == ["2000000"]
-        assert unbonding["events"]
-        assert "items" in calendar
-        assert "WalletOpened" in audited
-        assert "Credited" in audited
+        parts = played(up, minutes + story)
+    _five_minutes(parts[: len(minutes)])
+    _story(parts[len(minutes) :])
+
+
+def _five_minutes(parts: list[list[Any]]) -> None:
+    _, opened, staked, read, audited = parts
+    assert all("position" in answer for answer in opened)
+    assert rule(staked[-1]) == "insufficient-funds"
+    balance, positions, unbonding, calendar = read
+    assert [item["available"] for item in balance["items"]] == ["3000000"]
+    assert [item["tokens"] for item in positions["items"]] == ["2000000"]
+    assert unbonding["events"]
+    assert "items" in calendar
+    assert "WalletOpened" in str(audited)
+    assert "Credited" in str(audited)
+
+
+def _story(parts: list[list[Any]]) -> None:
+    for part in parts:
+        answers = [answer for answer in part if isinstance(answer, dict)]
+        assert [rule(answer) for answer in answers if rule(answer)] == []
+        assert all(answer["items"] for answer in answers if "items" in answer)
+    _, harvest, market, netting = parts
+    estimate = next(answer["items"][0] for answer in harvest if "items" in answer)
+    contributions, reputation, balance = (answer["items"][0] for answer in harvest[-3:])
+    assert contributions["status"] == "paid"
+    assert contributions["reward"] == estimate["reward"] == balance["posted"] == "44622000"
+    assert reputation["score"] == 6_666
+    quote, period, levels = (market[place]["items"][0] for place in (1, 9, 10))
+    assert quote["total"] == "2000000"
+    assert (period["charge"], period["penalty"], period["fee"], period["paid"]) == (
+        *("1000000", "75000", "9250", "915750"),
+    )
+    assert (levels["windows"], levels["missed"], levels["attainment"]) == (3, 3, 0)
+    assert any(event["type"] == "ContractBreached" for event in market[7]["events"])
+    contract, dispute = (answer["items"][0] for answer in market[-2:])
+    assert contract["status"] == "terminated"
+    assert contract["escrow"]["remaining"] == "0"
+    assert (dispute["to_payer"], dispute["to_payee"]) == ("600000", "400000")
+    obligations, positions = netting[5]["items"], netting[7]["items"]
+    assert sorted(each["obligation"] for each in obligations)[0] == "ana:lunch"
+    assert len(obligations) == 3
+    assert sum(int(each["net"]) for each in positions) == 0
+    assert {each["status"] for each in positions} == {"settled"}
+    assert netting[8]["items"][0]["status"] == "settled"
+    assert netting[-1]["items"][0]["total"] == "0"

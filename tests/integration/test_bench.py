@@ -20,6 +20,7 @@ RATIOS = {
     "transfer_vs_library_app",
     "append_vs_raw_batch",
     "rebuild_vs_copy_decode",
+    "mixed_vs_transfer",
 }
 
 

@@ -158,6 +158,7 @@ def test_a_zone_begins_with_its_clock_and_its_token(fogbook: Fogbook, database: 
     listed = {zone["zone"]: zone for zone in json.loads(fogbook("zones", "list", "--json")[1])}
     assert listed["later"]["time"] == "2030-05-01T12:00:00Z"
     assert [listed[z]["clock"] for z in ("later", "now", "sim")] == ["manual", "real", "manual"]
+    assert len({zone["public_key"] for zone in listed.values()}) == len(listed), "a key a zone"
     for wrong in (("Up",), ("x", "--starts-at", "2030-05-01T12:00:00Z")):
         code, _, err = fogbook("zones", "create", *wrong)
         assert code == 1 and err.count("\n") == 1

@@ -57,6 +57,7 @@ DECISIONS = [
     for module in MODULES
     for _, function in inspect.getmembers(module, inspect.isfunction)
     if function.__module__ == module.__name__
+    and not function.__name__.startswith("_")
     and list(inspect.signature(function).parameters) == ["command", "issued", "read"]
 ]
 
@@ -70,7 +71,9 @@ def values(hint: Any, *, big: bool = True) -> st.SearchStrategy[Any]:
     if origin is tuple:
         return st.lists(values(get_args(hint)[0]), max_size=3).map(tuple)
     if origin is dict:
-        return st.dictionaries(st.text(max_size=5), values(get_args(hint)[1]), max_size=3)
+        key, value = get_args(hint)
+        keys = st.text(max_size=5) if key is str else st.integers(0, 2**31)
+        return st.dictionaries(keys, values(value), max_size=3)
     if args := get_args(hint):
         return st.one_of([values(arg) for arg in args])
     if is_dataclass(hint):

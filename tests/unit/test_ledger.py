@@ -501,3 +501,16 @@ def test_taking_all_that_remains_ends_a_hold_even_where_the_capture_is_not_calle
     scenario = given(village, hold_placed).when(CaptureHold("h1", 300, BEN, final=False), "ben")
     scenario.then(ledger.HoldCaptured(300, BEN, True), FundsUnheld, Debited, Credited)
     scenario.when(CaptureHold("h1", 1, BEN), "ben").then(ledger.HoldIsClosed)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        DefineAsset("village/FOG", 6),
+        MintTokens("wallet:ana", 5, "gift", "", "village/FOG"),
+        BurnTokens("wallet:ana", 5, "old", "", "village/FOG"),
+    ],
+)
+def test_vouchers_of_another_zone_are_nobodys_to_make_or_destroy(command: Any) -> None:
+    by = "ana" if isinstance(command, BurnTokens) else "operator"
+    given(village).when(command, by=by).then(ledger.VoucherOfAnotherZone)
