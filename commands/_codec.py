@@ -113,6 +113,15 @@ def decision_of(command: type) -> Callable[..., Any]:
     return function
 
 
+COMMAND_ID = re.compile(r"c([1-9][0-9]{0,17})\Z")
+
+
+def command_number(id: str) -> int | None:
+    """The number of the command that an id names: 17 for `c17`, and for nothing else, so that it has one name."""
+    found = COMMAND_ID.match(id)
+    return int(found[1]) if found else None
+
+
 # Events
 
 

@@ -66,6 +66,10 @@ class Outcome:
     retry_after_s: int = 0
 
 
+class WrongStream(Exception):
+    """A defect: a decision reads a history as another kind than its name says."""
+
+
 class States:
     """What decisions read: the states in memory, beneath those the batch and the command changed so far."""
 
@@ -82,6 +86,10 @@ class States:
     def entry(self, stream: Stream[Any], name: str) -> Entry:
         entry = self.mine.get(name) or self.changed.get(name) or self.known.get(name)
         if entry is None:
+            if name.partition(":")[0] not in stream.categories:
+                raise WrongStream(
+                    f"{name} is no {stream!r}"
+                )  # Kept in memory, it would break whoever needs it.
             self.missing[name] = stream
             entry = Entry(stream, stream.initial, 0, 0)
         return entry
@@ -178,7 +186,7 @@ class Decided:
                 "time-goes-backwards",
                 "A zone's time never goes backwards.",
                 self.position,
-                now=_rfc3339(self.at),
+                {"now": _rfc3339(self.at)},
             )
         return None
 
@@ -235,7 +243,7 @@ class Decided:
         return Outcome(200, answer, position)
 
     def _refuse(self, command: Command, number: int, rule: Rejected) -> Outcome:
-        outcome = _problem(rule.status, rule.rule(), rule.sentence(), self.position, **_shown(rule.facts))
+        outcome = _problem(rule.status, rule.rule(), rule.sentence(), self.position, _shown(rule.facts))
         if rule.status == 409 and not command.dry_run:
             self._add_fate(command, number, 409, outcome.body, outcome.position, 0)
         return outcome
@@ -302,14 +310,16 @@ def _shown(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: show(value) for name, value in facts.items()}
 
 
-def _problem(status: int, rule: str, detail: str, position: int, **facts: Any) -> Outcome:
+def _problem(
+    status: int, rule: str, detail: str, position: int, facts: dict[str, Any] | None = None
+) -> Outcome:
     body = {
         "type": f"/problems/{rule}",
         "title": rule.replace("-", " ").capitalize(),
         "status": status,
         "detail": detail,
         "position": position,
-        "facts": facts,
+        "facts": facts or {},
     }
     return Outcome(status, encode_json(body), position)
 
@@ -317,14 +327,15 @@ def _problem(status: int, rule: str, detail: str, position: int, **facts: Any) -
 def _stale(command: Command, version: int, position: int) -> Outcome:
     assert command.main is not None
     detail = "The stream has moved on since the version that If-Match names."
-    return _problem(412, "stale-version", detail, position, stream=command.main.name, version=str(version))
+    facts = {"stream": command.main.name, "version": str(version)}
+    return _problem(412, "stale-version", detail, position, facts)
 
 
 def remembered(command: Command, fate: Fate) -> Outcome:
     """The answer that a key got before; the key is bound to its command."""
     if fate.request != command.request:
         detail = "This idempotency key was used before, with another command."
-        return _problem(422, "idempotency-key-reused", detail, fate.position, key=command.key)
+        return _problem(422, "idempotency-key-reused", detail, fate.position, {"key": command.key})
     return Outcome(fate.status, fate.answer, fate.position, hit=True)
 
 

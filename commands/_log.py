@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import psycopg
 from psycopg import AsyncConnection
 
-from commands._codec import Recorded, decode_known, state_decoder, state_schema
+from commands._codec import Recorded, command_number, decode_known, state_decoder, state_schema
 from domain._kernel import Stream
 
 SNAPSHOT_EVERY = 500
@@ -242,9 +242,9 @@ class PostgresLog:
 
     async def _command_state(self, zone: str, name: str, stream: Stream[Any], upto: int) -> Any:
         state = stream.initial
-        number = name.partition(":")[2].removeprefix("c")
-        if number.isdecimal() and len(number) < 19:
-            for event_type, data in await self._rows(EVENTS_OF_COMMAND, (zone, int(number), upto)):
+        number = command_number(name.partition(":")[2])
+        if number is not None:
+            for event_type, data in await self._rows(EVENTS_OF_COMMAND, (zone, number, upto)):
                 state = stream.evolve(state, decode_known(event_type, data))
         return state
 

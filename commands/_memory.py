@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from commands._codec import EPOCH, Recorded, decode_known, state_decoder, state_schema
+from commands._codec import EPOCH, Recorded, command_number, decode_known, state_decoder, state_schema
 from commands._log import Batch, Entry, Fate, Head, KeyUsed
 from domain._kernel import Stream
 
@@ -64,10 +64,10 @@ class MemoryLog:
         return entries
 
     def _of_command(self, name: str, upto: int) -> list[Recorded]:
-        number = name.partition(":")[2].removeprefix("c")
-        if not number.isdecimal() or not 1 <= int(number) <= len(self.store.commands):
+        number = command_number(name.partition(":")[2])
+        if number is None or number > len(self.store.commands):
             return []
-        status, position, events = self.store.commands[int(number) - 1]
+        status, position, events = self.store.commands[number - 1]
         return self.store.events[position - events : position] if status == 200 and position <= upto else []
 
     async def tail(self, zone: str, after: int, upto: int) -> AsyncIterator[Recorded]:

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from commands._codec import cache
 from domain._kernel import AMOUNT_LIMIT, BASIS_POINTS
+from domain.ledger import accounts
 from ops.problems import Problem
 
 ID = re.compile(r"[a-z0-9._-]{1,64}\Z")
@@ -25,6 +26,8 @@ ASSET = re.compile(r"([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}\Z")
 AMOUNT = re.compile(r"(0|[1-9][0-9]{0,37})\Z")
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z")
 JSON_SAFE = 2**53
+YEARS_END = 9000
+"""Calendars end with 9999; periods and deadlines that are added to a time have to fit."""
 
 
 # Kinds
@@ -67,17 +70,26 @@ def canonical_id(value: Any) -> str:
     raise PydanticCustomError("id", "an id is 1 to 64 of the characters a-z 0-9 . _ -")
 
 
-def account_id(value: Any) -> str:
+def path(value: Any) -> str:
     if type(value) is str:
         parts = value.strip().split(":")
         if 1 <= len(parts) <= 3:
             return ":".join(canonical_id(part) for part in parts)
-    raise PydanticCustomError("account", "an account is one to three ids joined by ':'")
+    raise PydanticCustomError("path", "one to three ids joined by ':' are expected")
+
+
+def account_id(value: Any) -> str:
+    account = path(value)
+    if account.partition(":")[0] in accounts.categories:
+        return account
+    raise PydanticCustomError(
+        "account", "an account begins with {categories}", {"categories": ", ".join(accounts.categories)}
+    )
 
 
 def wallet_id(value: Any) -> str:
-    account = account_id(value)
-    return account if account.startswith("wallet:") else account_id(f"wallet:{account}")
+    wallet = path(value)
+    return wallet if wallet.startswith("wallet:") else path(f"wallet:{wallet}")
 
 
 def asset_code(value: Any) -> str:
@@ -95,10 +107,14 @@ def text(value: Any) -> str:
 def time(value: Any) -> datetime:
     if type(value) is str and RFC3339.match(value):
         try:
-            return datetime.fromisoformat(value).astimezone(UTC)
+            at = datetime.fromisoformat(value).astimezone(UTC)
         except (ValueError, OverflowError):
-            pass
-    raise PydanticCustomError("time", "a time is RFC 3339 with its offset, such as 2026-01-31T12:00:00Z")
+            at = None
+        if at is not None and at.year < YEARS_END:
+            return at
+    raise PydanticCustomError(
+        "time", "a time is RFC 3339 with its offset, before the year 9000, such as 2026-01-31T12:00:00Z"
+    )
 
 
 def flag(value: Any) -> bool:
@@ -120,10 +136,11 @@ KINDS: dict[Any, tuple[type, Callable[[Any], Any], dict[str, Any]]] = {
     ),
     "count": (int, whole(0, 2**31 - 1), {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}),
     "id": (str, canonical_id, {"type": "string", "pattern": "^[a-z0-9._-]{1,64}$"}),
+    "path": (str, path, {"type": "string", "pattern": "^[a-z0-9._-]{1,64}(:[a-z0-9._-]{1,64}){0,2}$"}),
     "account": (
         str,
         account_id,
-        {"type": "string", "pattern": "^[a-z0-9._-]{1,64}(:[a-z0-9._-]{1,64}){0,2}$"},
+        {"type": "string", "pattern": f"^({'|'.join(accounts.categories)})(:[a-z0-9._-]{{1,64}}){{0,2}}$"},
     ),
     "wallet": (
         str,

@@ -33,8 +33,10 @@ SmallInt = Annotated[int, "small_int"]
 """A small number that may be negative (a temperature, say), -2**31 < number < 2**31."""
 Id = Annotated[str, "id"]
 """Trimmed, lower case, `[a-z0-9._-]{1,64}`."""
+Path = Annotated[str, "path"]
+"""One to three ids joined by `:`."""
 AccountId = Annotated[str, "account"]
-"""One to three ids joined by `:`, such as `wallet:ana:savings`."""
+"""A path that begins as accounts do, such as `wallet:ana:savings` or `treasury`."""
 WalletId = Annotated[str, "wallet"]
 """A wallet in full, such as `wallet:ana:savings`; at the edge the leading `wallet:` may be left out."""
 AssetCode = Annotated[str, "asset"]

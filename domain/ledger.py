@@ -711,6 +711,12 @@ def let_go(wallet: str, name: str, amount: int, *, asset: str = FOG) -> Decision
     yield accounts(wallet), FundsUnheld(name, asset, amount)
 
 
+def may_owe(read: Read, debtor: str) -> None:
+    """Who is frozen starts no payment, and so promises none that would be taken from him later."""
+    if read(accounts, wallet_of(debtor)).status == "frozen":
+        raise WalletIsFrozen(wallet=wallet_of(debtor))
+
+
 def may_spend(read: Read, issued: Issued, source: str) -> Account:
     account = read(accounts, source)
     if is_wallet(source):

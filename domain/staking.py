@@ -723,7 +723,7 @@ class ClaimRewards:
     """Take what a position has earned; where auto-compounding is on, it is delegated at once."""
 
     validator: Id
-    delegator: Text = ""
+    delegator: Id = ""
     """Empty for yourself; a worker names whose auto-compounding is due."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from commands._codec import decode_event, encode_json, streams
+from commands._codec import command_number, decode_event, encode_json, streams
 from commands._log import EVENTS_OF_COMMAND
 from ops.home import Refused
 from queries._events import stored
@@ -83,9 +83,9 @@ class _Folded:
         self._kind = kind
         self.state = kind.initial
         self.version = 0
-        number = id.removeprefix("c")
-        if kind.of_command and number.isdecimal() and len(number) < 19:
-            for type, data in connection.execute(EVENTS_OF_COMMAND, (zone, int(number), upto)):
+        number = command_number(id) if kind.of_command else None
+        if number is not None:
+            for type, data in connection.execute(EVENTS_OF_COMMAND, (zone, number, upto)):
                 self.state = kind.evolve(self.state, decode_event(type, data))
 
     def apply(self, version: int, type: str, data: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg_pool import AsyncConnectionPool
 from pydantic_core import PydanticCustomError
 
-from commands._codec import decode_event, event_types, streams
+from commands._codec import command_number, decode_event, event_types, streams
 from commands._log import EVENTS_OF_COMMAND
 from commands._models import time
 from domain._kernel import Stream
@@ -253,9 +253,9 @@ class Past:
     async def _begin(self, kind: Stream[Any], name: str, upto: int) -> tuple[Any, bool]:
         """The state that a stream begins with: for one of a command, what that command's events make of it."""
         state, begun = kind.initial, False
-        number = name.partition(":")[2].removeprefix("c")
-        if kind.of_command and number.isdecimal() and len(number) < 19:
-            for type, data in await self.rows(EVENTS_OF_COMMAND, (self.zone, int(number), upto)):
+        number = command_number(name.partition(":")[2]) if kind.of_command else None
+        if number is not None:
+            for type, data in await self.rows(EVENTS_OF_COMMAND, (self.zone, number, upto)):
                 state, begun = kind.evolve(state, decode_event(type, data)), True
         return state, begun
 

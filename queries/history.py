@@ -16,7 +16,7 @@ from fastapi import Request
 from psycopg_pool import PoolTimeout
 from starlette.responses import Response, StreamingResponse
 
-from commands._codec import encode_json
+from commands._codec import command_number, encode_json
 from domain._kernel import Text
 from ops.problems import Problem, documented
 from ops.web import App
@@ -127,8 +127,9 @@ class History:
         meta = event.own_meta
         fate: dict[str, Any] | None = None
         command = str(meta.get("command", ""))
-        if command.removeprefix("c").isdecimal() and len(command) < 20:
-            fate = await past.fate(int(command[1:]))
+        number = command_number(command)
+        if number is not None:
+            fate = await past.fate(number)
         siblings, _ = await past.page(first - 1, last, MOST_RELATED)
         end = min(last + LOOK_AHEAD, head)
         followed = await past.named_later(command, last, end, MOST_RELATED) if command else []

@@ -43,7 +43,7 @@ from domain._kernel import (
     floor_div,
 )
 from domain.devices import serving
-from domain.ledger import FEES, AmountMustBePositive, move, pay, pay_out, wallet_of
+from domain.ledger import FEES, AmountMustBePositive, may_owe, move, pay, pay_out, wallet_of
 from domain.marketplace.offerings import Offering, for_sale, give_back, price_of, reserve, tier_of
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -1119,6 +1119,8 @@ def open_contract_for(
     )
     if escrow:
         yield from pay(read, issued, wallet_of(customer), escrow_of(contract), escrow, "escrow")
+    else:
+        may_owe(read, customer)
 
 
 def price_within(

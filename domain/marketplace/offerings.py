@@ -32,7 +32,7 @@ from domain._kernel import (
     ceil_div,
     floor_div,
 )
-from domain.devices import owned, score, serving
+from domain.devices import VALIDATION, owned, score, serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,8 @@ class Parameters:
     most_capacity: int = 1_000
     most_offerings_a_lane: int = 500
     """A match looks at all of them, in up to three lanes."""
+    most_offerings_a_provider: int = 100
+    """Listed in one lane, so that nobody fills it alone."""
     most_offerings_a_device: int = 64
 
 
@@ -92,6 +94,9 @@ P = Parameters()
 HOUR = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
 HOUR_US = 3_600_000_000
+RESERVED_SERVICES = ("harvest", VALIDATION)
+"""Reputation for these is earned elsewhere: of harvesting devices, which it pays, and of validators. Sold here, it
+could be bought."""
 PROMISED = "request:"
 """How the reference of units begins that a won request keeps until its customer accepts."""
 
@@ -465,6 +470,10 @@ class PricingIsUnknown(Rejected):
     """An offering's pricing is pay_as_you_go, reserved, spot or flat_rate."""
 
 
+class ServiceTypeIsReserved(Rejected):
+    """Harvesting and validation are not sold, and their reputation is not earned by selling."""
+
+
 class OfferingIsEmpty(Rejected):
     """A unit has some CPU, memory or GPU, and an offering has at least one unit."""
 
@@ -491,6 +500,10 @@ class TooManyOfferingsOfDevice(Rejected):
 
 class LaneIsFull(Rejected):
     """A lane holds a bounded number of offerings."""
+
+
+class TooManyOfferingsInLane(Rejected):
+    """A provider has a bounded number of offerings in a lane."""
 
 
 class FloorIsAboveCeiling(Rejected):
@@ -705,6 +718,9 @@ def _enlist(read: Read, issued: Issued, offering_id: str) -> Decision:
     lane = read(lanes, offering.lane)
     if len(lane.listings) >= P.most_offerings_a_lane:
         raise LaneIsFull(lane=offering.lane, limit=P.most_offerings_a_lane)
+    his = sum(listing.provider == offering.provider for listing in lane.listings.values())
+    if his >= P.most_offerings_a_provider:
+        raise TooManyOfferingsInLane(lane=offering.lane, limit=P.most_offerings_a_provider)
     listing = Listing(
         offering.provider,
         offering.device,
@@ -779,6 +795,8 @@ def register_offering(command: RegisterOffering, issued: Issued, read: Read) -> 
     tier_of(command.tier)
     if command.pricing not in PRICINGS:
         raise PricingIsUnknown(pricing=command.pricing, known=list(PRICINGS))
+    if command.service_type in RESERVED_SERVICES:
+        raise ServiceTypeIsReserved(service_type=command.service_type, reserved=list(RESERVED_SERVICES))
     if not command.capacity or not (command.cpu_millicores or command.memory_mb or command.gpu):
         raise OfferingIsEmpty(offering=command.offering)
     if command.capacity > P.most_capacity:

@@ -20,7 +20,6 @@ from typing import Any
 
 from domain._kernel import (
     FOG,
-    AccountId,
     Amount,
     AssetCode,
     Count,
@@ -28,6 +27,7 @@ from domain._kernel import (
     Id,
     Issued,
     NotFound,
+    Path,
     Quantity,
     Read,
     Ref,
@@ -42,6 +42,7 @@ from domain.ledger import (
     accounts,
     known,
     let_go,
+    may_owe,
     may_receive,
     move,
     pay_out,
@@ -438,7 +439,7 @@ class RecordObligation:
 class RenewObligation:
     """Put an obligation that lapsed into the open window: by its debtor, its creditor or the system."""
 
-    obligation: AccountId
+    obligation: Path
     window: Id
     """The one in which it lapsed."""
 
@@ -725,6 +726,7 @@ def record_obligation(command: RecordObligation, issued: Issued, read: Read) -> 
     known(read, command.asset)
     window = _open_one(read, command.window)
     if own:
+        may_owe(read, command.debtor)
         may_receive(read, account_of_party(command.creditor))
         if read(windows, window).own.get(command.debtor, 0) >= P.most_own_obligations:
             raise DebtorHasTooManyObligations(debtor=command.debtor, limit=P.most_own_obligations)

@@ -9,16 +9,19 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
+import httpx
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from commands._codec import decode_json, event_decoder
+from commands._codec import decode_json, encode_json, event_decoder
 from commands._deciding import Decided
 from commands._log import Batch, Entry, Head, PostgresLog
 from ops._supervise import spawn
-from ops.bench._load import MIX, LoadFailed, Result
+from ops.bench._load import MIX, LoadFailed, Result, principal, wallet
 from ops.bench._measure import cpu_s, median_ratio, rss_mib, spread, tree_cpu_s
 from ops.bench._mixed import found_economy
 from ops.bench._stage import (
@@ -54,6 +57,7 @@ class Figures:
     cpu_us: dict[str, dict[str, float]] = field(default_factory=dict)
     lag_ms: dict[str, float] = field(default_factory=dict)
     lag_mixed_ms: dict[str, float] = field(default_factory=dict)
+    timers_late_ms: dict[str, float] = field(default_factory=dict)
     memory_mib: float | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
 
@@ -307,13 +311,63 @@ def mixed(stage: Stage, figures: Figures) -> None:
         name: statistics.median(getattr(round, f"{name}_ms") for round in sides["mixed"].rounds)
         for name in ("p50", "p99", "p999")
     }
-    figures.lag_mixed_ms, result = _lag(stage, MIXED_RATE, devices=stage.scale.devices)
+    place = partial(_place_holds, stage, api)
+    figures.lag_mixed_ms, result = _lag(stage, MIXED_RATE, place, devices=stage.scale.devices)
+    figures.timers_late_ms = _lateness(stage)
     figures.conditions["lag_mixed_commands_per_s"] = round(result.per_s, 1)
     figures.conditions["mix"] = MIX
     figures.conditions["devices"] = stage.scale.devices
 
 
-def _lag(stage: Stage, rate: float, **terms: Any) -> tuple[dict[str, float], Result]:
+def _place_holds(stage: Stage, api: App) -> None:
+    """Holds that expire one after the other while the lag is measured."""
+    begin = datetime.now(UTC) + timedelta(seconds=0.5)
+    number = int(stage.scale.lag_s * 10)
+    lines = [
+        encode_json(
+            {
+                "context": "ledger",
+                "command": "place-hold",
+                "key": f"expiring-{i}",
+                "body": {
+                    "hold": f"expiring-{i}",
+                    "wallet": wallet(0, stage.principals),
+                    "payee": principal(1, stage.principals),
+                    "amount": "1",
+                    "expires_at": (begin + timedelta(seconds=i / 10)).isoformat(),
+                },
+            }
+        )
+        for i in range(number)
+    ]
+    headers = {"authorization": f"Bearer {stage.keys[0]}", "content-type": "application/x-ndjson"}
+    url = f"http://127.0.0.1:{api.port}/commands"
+    answer = httpx.post(url, content=b"\n".join(lines), headers=headers, timeout=30, trust_env=False)
+    if answer.status_code != 200 or answer.content.count(b'"status":200') != number:
+        raise BenchFailed(f"holds were not placed: {answer.text[:300]}")
+
+
+LATE = """
+SELECT extract(epoch FROM expired.recorded_at - (convert_from(placed.data, 'UTF8')::json ->> 'expires_at')::timestamptz)
+       * 1000
+FROM events expired JOIN events placed USING (zone, stream)
+WHERE zone = %s AND expired.type = 'HoldExpired' AND placed.type = 'HoldPlaced'
+"""
+
+
+def _lateness(stage: Stage) -> dict[str, float]:
+    """How long after their time the holds expired, in milliseconds."""
+    with stage.connect() as connection:
+        late = [float(ms) for (ms,) in connection.execute(LATE, (ZONE,))]
+    if not late:
+        raise BenchFailed("no hold has expired")
+    return spread(late)
+
+
+def _lag(
+    stage: Stage, rate: float, begin: Callable[[], None] = lambda: None, **terms: Any
+) -> tuple[dict[str, float], Result]:
+    """The lag at a rate; `begin` is called once the worker has caught up."""
     stage.say("Commit-to-visible lag: waiting until the worker has caught up.")
     api = stage.running["transfer"].ready()
     log = stage.folder / "worker.log"
@@ -332,6 +386,7 @@ def _lag(stage: Stage, rate: float, **terms: Any) -> tuple[dict[str, float], Res
         patience = 12.0 if stage.scale.limit_s else 120.0
         if not poller.wait_for(row[0], patience) or worker.poll() is not None:
             raise BenchFailed(f"the worker does not catch up: {tail_of(log)}")
+        begin()
         stage.load.run(stage.round(api, seconds=0.5, rate=rate, **terms))
         stage.say(f"Commit-to-visible lag at {rate:.0f} commands/s.")
         result = stage.load.run(stage.round(api, seconds=stage.scale.lag_s, rate=rate, **terms))

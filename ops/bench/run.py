@@ -143,6 +143,7 @@ def show(figures: Figures, console: Console) -> None:
         console.print("Commit to visible, ms:", figures.lag_ms)
     if figures.lag_mixed_ms:
         console.print("Commit to visible of the mixed workload, ms:", figures.lag_mixed_ms)
+        console.print("Timers after their time meanwhile, ms:", figures.timers_late_ms)
     if figures.memory_mib is not None:
         console.print(f"Resident memory of the API: {figures.memory_mib} MiB")
     console.print("Conditions:", figures.conditions)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from domain._kernel import AccountId, Id
+from domain._kernel import Id, Path
 from projections._tables import Money, Total
 from queries._http import Context
 
@@ -246,7 +246,7 @@ settlement.get(
 
 @dataclass(frozen=True, slots=True)
 class OfObligation:
-    obligation: AccountId
+    obligation: Path
 
 
 settlement.get(

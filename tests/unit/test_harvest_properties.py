@@ -271,6 +271,7 @@ class HarvestMachine(RuleBasedStateMachine):
         if policy is not None:
             assert self.issue(harvest.UpdateHarvestPolicy(device, policy), OWNERS[device]) is not None
             self.policies[device] = policy
+            self.say(device, {"battery_percent": 30})
         if rested and self.open(device) is None:
             self.book.now += HOUR
         self.report(device)
@@ -473,6 +474,7 @@ class HarvestMachine(RuleBasedStateMachine):
         if self.issue(harvest.DisputeContribution(*key, "look"), OWNERS[given.device]) is not None:
             assert given.status != "paid"
             given.disputed = True
+            self.pay(given)
         if wait or not given.disputed:
             return
         assert self.issue(harvest.DecideContribution(*key, verdict, "seen")) is not None

@@ -27,6 +27,7 @@ from domain.devices import (
     RelocateDevice,
     SuspendDevice,
 )
+from domain.marketplace import offerings as market
 from domain.marketplace.offerings import (
     TIERS,
     CapacityIsOutOfRange,
@@ -65,9 +66,11 @@ from domain.marketplace.offerings import (
     RegisterOffering,
     RepriceOffering,
     ResumeOffering,
+    ServiceTypeIsReserved,
     SetLaneBounds,
     Standing,
     TierIsUnknown,
+    TooManyOfferingsInLane,
     TooManyOfferingsOfDevice,
     UnitsAreReserved,
     UnitsMustBePositive,
@@ -207,6 +210,8 @@ def test_the_first_to_use_an_offerings_id_owns_it() -> None:
         (offer(tier="platinum"), TierIsUnknown),
         (offer(tier="GOLD"), TierIsUnknown),
         (offer(pricing="free"), PricingIsUnknown),
+        (offer(service_type="harvest"), ServiceTypeIsReserved),
+        (offer(service_type="validation"), ServiceTypeIsReserved),
         (offer(capacity=0), OfferingIsEmpty),
         (offer(cpu_millicores=0, memory_mb=0, gpu=0), OfferingIsEmpty),
         (offer(capacity=P.most_capacity + 1), CapacityIsOutOfRange),
@@ -245,6 +250,22 @@ def test_a_lane_holds_a_bounded_number_of_offerings() -> None:
         for i in range(P.most_offerings_a_lane)
     ]
     story(zone_created, d1_registered, full).when(offer(), by="pia").then(LaneIsFull)
+
+
+def test_nobody_fills_a_lane_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(market, "P", replace(P, most_offerings_a_provider=2))
+    told = story(for_sale, (RegisterDevice("d2", "server", D1, "eu"), "pia"))
+    told.and_then(offer("o2", "d2", capacity=1), "pia")
+    told.when(offer("o3", "d2", capacity=1), by="pia").refused_with(
+        TooManyOfferingsInLane, lane="compute:eu:bronze", limit=2
+    )
+    told.when(offer("o3", "d2", capacity=1, tier="gold"), by="pia").then(
+        OfferingRegistered, DeviceCommitted, OfferingListed
+    )
+    told.and_then(PauseOffering("o2"), "pia").and_then(offer("o4", "d2", capacity=1), "pia")
+    told.when(ResumeOffering("o2"), by="pia").then(TooManyOfferingsInLane)
+    told.and_then(RegisterDevice("d3", "server", D1, "eu"), "quin")
+    told.when(offer("o5", "d3"), by="quin").then(OfferingRegistered, DeviceCommitted, OfferingListed)
 
 
 # Repricing, pausing, withdrawing
