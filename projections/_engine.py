@@ -377,6 +377,11 @@ def load(
             kept[tuple(getattr(found, name) for name in table.key)] = found
 
 
+def needs_copy(rows: Rows) -> bool:
+    """Whether `flush` will use COPY, which has no place in a pipeline."""
+    return any(len(added) > COPY_ABOVE for added in rows.added.values())
+
+
 def flush(connection: psycopg.Connection[Any], rows: Rows) -> None:
     """Write all changed rows back. The caller's transaction also moves the checkpoint."""
     for row in rows.projection.rows:
@@ -448,50 +453,62 @@ def _to_sql(value: Any, sql_type: str) -> Any:
 
 
 @functools.cache
-def _load_statement(table: Table) -> sql.Composed:
+def _load_statement(table: Table) -> bytes:
     types = {c.name: c.array_type for c in table.columns}
-    return sql.SQL(
-        "SELECT {columns}, t.position, t.incomplete FROM unnest({arrays}) AS k({key}) JOIN {table} t "
-        "ON {same} AND t.zone = %s AND t.generation = %s"
-    ).format(
-        columns=sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(c.name)) for c in table.columns),
-        arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
-        key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
-        table=sql.SQL(table.name),
-        same=sql.SQL(" AND ").join(
-            sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
-        ),
+    return (
+        sql.SQL(
+            "SELECT {columns}, t.position, t.incomplete FROM unnest({arrays}) AS k({key}) JOIN {table} t "
+            "ON {same} AND t.zone = %s AND t.generation = %s"
+        )
+        .format(
+            columns=sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(c.name)) for c in table.columns),
+            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
+            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
+            table=sql.SQL(table.name),
+            same=sql.SQL(" AND ").join(
+                sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
+            ),
+        )
+        .as_bytes()
     )
 
 
 @functools.cache
-def _delete_statement(table: Table) -> sql.Composed:
+def _delete_statement(table: Table) -> bytes:
     types = {c.name: c.array_type for c in table.columns}
-    return sql.SQL(
-        "DELETE FROM {table} t USING unnest({arrays}) AS k({key}) "
-        "WHERE {same} AND t.zone = %s AND t.generation = %s"
-    ).format(
-        table=sql.SQL(table.name),
-        arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
-        key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
-        same=sql.SQL(" AND ").join(
-            sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
-        ),
+    return (
+        sql.SQL(
+            "DELETE FROM {table} t USING unnest({arrays}) AS k({key}) "
+            "WHERE {same} AND t.zone = %s AND t.generation = %s"
+        )
+        .format(
+            table=sql.SQL(table.name),
+            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
+            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
+            same=sql.SQL(" AND ").join(
+                sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
+            ),
+        )
+        .as_bytes()
     )
 
 
 @functools.cache
-def _upsert_statement(table: Table) -> sql.Composed:
+def _upsert_statement(table: Table) -> bytes:
     names = [c.name for c in table.columns]
     others = [*(n for n in names if n not in table.key), "position", "incomplete"]
     arrays = [*(c.array_type for c in table.columns), "bigint[]", "boolean[]"]
-    return sql.SQL(
-        "INSERT INTO {table} ({all}) SELECT %s, %s, r.* FROM unnest({arrays}) AS r "
-        "ON CONFLICT (zone, generation, {key}) DO UPDATE SET {set}"
-    ).format(
-        table=sql.SQL(table.name),
-        all=sql.SQL(", ").join(map(sql.Identifier, table.all_columns)),
-        arrays=sql.SQL(", ").join(sql.SQL(f"%s::{array}") for array in arrays),
-        key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
-        set=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in others),
+    return (
+        sql.SQL(
+            "INSERT INTO {table} ({all}) SELECT %s, %s, r.* FROM unnest({arrays}) AS r "
+            "ON CONFLICT (zone, generation, {key}) DO UPDATE SET {set}"
+        )
+        .format(
+            table=sql.SQL(table.name),
+            all=sql.SQL(", ").join(map(sql.Identifier, table.all_columns)),
+            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{array}") for array in arrays),
+            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
+            set=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in others),
+        )
+        .as_bytes()
     )

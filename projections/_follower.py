@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from projections._engine import (
     fold_batch,
     keys_of,
     live_rows,
+    needs_copy,
 )
 from projections._watchdog import HandlerHung, watchdog
 
@@ -72,10 +74,12 @@ ORDER BY projection FOR UPDATE SKIP LOCKED
 """
 
 MOVE = """
-UPDATE checkpoints
+UPDATE checkpoints c
 SET position = %s, recorded_at = %s, updated_at = clock_timestamp(),
     tenure = CASE WHEN tenure IS NULL THEN NULL ELSE clock_timestamp() + make_interval(secs => %s) END
-WHERE zone = %s AND projection = %s AND generation = %s AND position = %s
+FROM unnest(%s::text[], %s::integer[], %s::bigint[]) AS fed(projection, generation, position)
+WHERE c.zone = %s
+  AND (c.projection, c.generation, c.position) = (fed.projection, fed.generation, fed.position)
 """
 
 HEAD = "SELECT position FROM heads WHERE zone = %s"
@@ -259,8 +263,7 @@ class Follower:
                         failed = fed
                         self._fold(fed, records)
                 failed = None
-                for fed in locked:
-                    self._store(fed, records)
+                self._store(locked, records)
         except HandlerFailed as error:
             self._forget(group)
             assert failed is not None
@@ -298,15 +301,21 @@ class Follower:
             if record.stream in fed.quarantined and record.type in fed.projection.handlers:
                 self._quarantine(fed, record, "an earlier event of its stream is quarantined")
 
-    def _store(self, fed: Fed, records: Sequence[Record]) -> None:
-        if records:
-            flush(self._connection, fed.rows)
-            last = records[-1]
+    def _store(self, group: Sequence[Fed], records: Sequence[Record]) -> None:
+        """Write rows and checkpoints, in one round trip where nothing needs COPY."""
+        if not records:
+            return
+        last = records[-1]
+        stood = [(fed.projection.name, fed.rows.generation, fed.position) for fed in group]
+        columns = map(list, zip(*stood, strict=True))
+        with nullcontext() if any(needs_copy(fed.rows) for fed in group) else self._connection.pipeline():
+            for fed in group:
+                flush(self._connection, fed.rows)
             moved = self._connection.execute(
-                MOVE, (last.position, last.recorded_at, LEASE_S, *fed.key, fed.position)
+                MOVE, (last.position, last.recorded_at, LEASE_S, *columns, self._zone)
             )
-            if moved.rowcount != 1:
-                raise CheckpointMoved
+        if moved.rowcount != len(group):
+            raise CheckpointMoved
 
     def _moved(self, group: Sequence[Fed], records: Sequence[Record]) -> None:
         if records:
@@ -332,7 +341,7 @@ class Follower:
                 records = records[:end]
                 for record in records:
                     self._attempt(fed, record)
-                self._store(fed, records)
+                self._store([fed], records)
         except HandlerFailed as failed:
             self._forget([fed])
             hung = isinstance(failed.__cause__, HandlerHung)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 
 EXIT_HUNG = 70
+LOOK_EVERY_S = 0.1
 
 log = structlog.get_logger("fogbook.projections")
 
@@ -19,37 +23,56 @@ class HandlerHung(Exception):
     """A handler did not come back in time."""
 
 
+@dataclass(eq=False)
+class _Guard:
+    thread: int
+    seconds: float
+    begun: float
+    interrupted: bool = False
+
+
+_guards: set[_Guard] = set()
+_lock = threading.Lock()
+
+
 @contextmanager
 def watchdog(seconds: float) -> Iterator[None]:
     """Raise HandlerHung in this thread after `seconds`; end the process when even that does not help.
 
     Ending the process is safe: what was not committed is done again, and counted as an attempt.
     """
-    thread = threading.get_ident()
-    lock = threading.Lock()
-    done = False
-
-    def interrupt() -> None:
-        with lock:
-            if not done:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread), ctypes.py_object(HandlerHung)
-                )
-
-    def give_up() -> None:
-        with lock:
-            if not done:
-                log.critical("handler_hung", seconds=2 * seconds)
-                os._exit(EXIT_HUNG)
-
-    timers = [threading.Timer(seconds, interrupt), threading.Timer(2 * seconds, give_up)]
-    for timer in timers:
-        timer.daemon = True
-        timer.start()
+    _start()
+    guard = _Guard(threading.get_ident(), seconds, time.monotonic())
+    with _lock:
+        _guards.add(guard)
     try:
         yield
     finally:
-        with lock:
-            done = True
-        for timer in timers:
-            timer.cancel()
+        with _lock:
+            _guards.discard(guard)
+
+
+@functools.cache
+def _start() -> None:
+    """One thread watches for all, for good: a thread a batch would cost a tenth of the batch."""
+    threading.Thread(target=_watch, name="watchdog", daemon=True).start()
+
+
+def _watch() -> None:
+    while True:
+        time.sleep(LOOK_EVERY_S)
+        now = time.monotonic()
+        with _lock:  # Held meanwhile, so that nobody is interrupted who has just come back.
+            for guard in _guards:
+                _look_at(guard, now - guard.begun)
+
+
+def _look_at(guard: _Guard, took_s: float) -> None:
+    if took_s > 2 * guard.seconds:
+        log.critical("handler_hung", seconds=took_s)
+        os._exit(EXIT_HUNG)
+    elif took_s > guard.seconds and not guard.interrupted:
+        guard.interrupted = True
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(guard.thread), ctypes.py_object(HandlerHung)
+        )

@@ -100,6 +100,7 @@ def test_floor_and_ceil_enclose_the_exact_quotient() -> None:
 
 def test_names_turn_into_words() -> None:
     assert kebab("ValidatorIsJailed") == "validator-is-jailed"
+    assert kebab("QualityNeedsASuccess") == "quality-needs-a-success"
     assert snake("BeginUnbonding") == "begin_unbonding"
 
 
