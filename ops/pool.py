@@ -16,7 +16,11 @@ from ops.settings import APP_ROLE, Settings
 
 @asynccontextmanager
 async def open_pool(settings: Settings, name: str, size: int) -> AsyncIterator[AsyncConnectionPool[Any]]:
-    """A pool whose connections are checked before use, so that it recovers when the database comes back."""
+    """A pool whose connections are checked before use, so that it recovers when the database comes back.
+
+    Each execution is planned for its own parameters: a plan for any of them could use no index where a parameter
+    may be left out, and would read whole tables (0.3 to 0.8 ms of planning against 20 to 80 ms).
+    """
     pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
         settings.database_url,
         min_size=1,
@@ -31,7 +35,7 @@ async def open_pool(settings: Settings, name: str, size: int) -> AsyncIterator[A
             "connect_timeout": 5,
             "prepare_threshold": 1 if settings.prepare_statements else None,
             "application_name": name,
-            "options": connection_options(APP_ROLE),
+            "options": connection_options(APP_ROLE) + " -c plan_cache_mode=force_custom_plan",
         },
     )
     await pool.open(wait=False)

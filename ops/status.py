@@ -36,8 +36,11 @@ WHERE c.live AND q.quarantined ORDER BY q.zone, q.projection, q.position LIMIT %
 """
 
 STUCK = """
-SELECT zone, timer, attempts, problem, next_at FROM timer_fates
-WHERE NOT accepted AND attempts >= %s ORDER BY attempts DESC, zone, timer LIMIT %s
+SELECT f.zone, f.timer, f.attempts, f.problem, f.next_at
+FROM timer_fates f
+JOIN checkpoints c ON c.zone = f.zone AND c.projection = 'timers' AND c.live
+JOIN read.timers t ON (t.zone, t.generation, t.timer) = (c.zone, c.generation, f.timer)
+WHERE NOT f.accepted AND f.attempts >= %s ORDER BY f.attempts DESC, f.zone, f.timer LIMIT %s
 """
 
 

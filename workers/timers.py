@@ -137,11 +137,18 @@ class Timers:
                     return False
                 due = [Due(*row) for row in self._connection.execute(DUE, (MOST_A_TURN,))]
                 full = False
+                not_sent: NotSent | None = None
                 for (zone, target), group in groupby(due, lambda each: (each.zone, each.target)):
-                    fates = self._issue(target, list(group))
+                    try:
+                        fates = self._issue(target, list(group))
+                    except NotSent as error:  # The others need not wait for this zone.
+                        not_sent = error
+                        continue
                     self._record(zone, fates)
                     full = full or len(fates) == MOST_A_TURN
-                return full
+            if not_sent is not None:
+                raise not_sent
+            return full
         except psycopg.Error:
             self._close()
             raise
@@ -158,9 +165,13 @@ class Timers:
             )
         except httpx.HTTPError as error:
             raise NotSent(f"the API does not answer: {error!r}") from error
-        if response.status_code != 200:
-            raise NotSent(f"the API answered {response.status_code}: {response.text[:200]}")
-        answers = [decode_json(line) for line in response.content.splitlines()]
+        status = response.status_code
+        if status >= 500 or status in NOT_DECIDED:
+            raise NotSent(f"the API answered {status}: {response.text[:200]}")
+        if status != 200:  # Not for this worker, or no zone: the answer to each of them.
+            answers = [{"status": status, "body": response.json()}] * len(timers)
+        else:
+            answers = [decode_json(line) for line in response.content.splitlines()]
         fates = [_fate(timer, answer) for timer, answer in zip(timers, answers, strict=True)]
         return [fate for fate in fates if fate is not None]
 

@@ -1,22 +1,23 @@
 """Who lives in the zone. A kind of actor is a class with a `plan`; a further context adds its kinds to `cast`.
 
 What an actor wants in a step depends on the seed, the step and the log as of the step's beginning, and on nothing
-else: that makes an interrupted simulation go on as if nothing had happened.
+else: that makes an interrupted simulation go on as if nothing had happened. Devices, the market and settlement have
+files of their own; here are money and stake, and who plays which parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from random import Random
-from typing import Any, Protocol
+from datetime import timedelta
 
+from ops.simulate import _devices, _market, _settlement
 from ops.simulate._api import Wish, rfc3339
-from ops.simulate._book import BASE_LOT, FOG, Book, Pool
+from ops.simulate._book import BASE_LOT, FOG, Pool
+from ops.simulate._devices import Household
+from ops.simulate._market import Customer, Provider
+from ops.simulate._settlement import Party
+from ops.simulate._view import UNIT, Actor, Gadget, View, Village, wallet, wish
 
-UNIT = 10**6
-"""Smallest units of one FOG."""
 # fmt: off
 PEOPLE = [
     "ana", "ben", "cleo", "dan", "eva", "finn", "gita", "hugo", "ida", "jan", "kim", "leo", "mia", "nils", "olga",
@@ -24,7 +25,7 @@ PEOPLE = [
 ]
 # fmt: on
 VALIDATORS = ["oak", "birch", "cedar", "maple", "alder", "rowan", "linden", "hazel", "willow", "aspen"]
-AWAKE = (1, 0, 0, 0, 0, 1, 6, 15, 22, 26, 26, 24, 30, 26, 22, 22, 24, 30, 38, 42, 38, 30, 16, 6)
+AWAKE = (1, 0, 0, 0, 0, 1, 3, 8, 11, 13, 13, 12, 15, 13, 11, 11, 12, 15, 19, 21, 19, 15, 8, 3)
 """How many of a hundred people do something, by hour of the day."""
 UNBONDING_HOUR, COMPOUND_HOUR = 19, 21
 """What falls due later is begun at two hours of the day, so that few steps wait for timers."""
@@ -38,73 +39,44 @@ PURCHASES = (
     ("repair", "the bicycle"),
     ("gift", "happy birthday"),
 )
+FEWEST_PEOPLE, DEVICES_A_PERSON = 8, 4
+FEWEST_PROVIDERS, DEVICES_A_PROVIDER = 3, 50
+FEWEST_VALIDATORS, DEVICES_A_VALIDATOR = 4, 100
+SMALL = 100
+"""A village of fewer devices stands in two regions and lends most of them; a larger one, in all regions, some."""
+MOST_DEBTORS, MOST_CREDITORS = 60, 30
+"""People and providers who settle by netting windows, which take 200 parties; the rest pays in advance."""
+REWARDS_A_DEVICE = 400 * UNIT
+"""What the budget for harvest rewards holds for each device at least, when a day begins."""
 
 
-@dataclass(frozen=True)
-class View:
-    """What an actor sees at a step."""
-
-    run: str
-    """Part of every id that this simulation makes."""
-    step: int
-    at: datetime
-    book: Book
-    rng: Random
-    people: Sequence[str]
-
-    @property
-    def day(self) -> int:
-        return self.step // 24
-
-    @property
-    def hour(self) -> int:
-        return self.step % 24
-
-    def id(self, kind: str, whose: str = "") -> str:
-        return ".".join(filter(None, (self.run, f"{kind}{self.step}", whose)))
-
-    def chance(self, percent: int) -> bool:
-        return self.rng.randrange(100) < percent
-
-    def fog(self, least: int, most: int) -> int:
-        """An amount between two numbers of whole FOG."""
-        return self.rng.randrange(least * UNIT, most * UNIT + 1)
-
-    def pools(self) -> list[str]:
-        """Validators that take delegations."""
-        pools = self.book.pools.items()
-        return [id for id, pool in pools if not pool.tombstoned and pool.jailed_until is None]
+def cast(run: str, devices: int) -> tuple[Village, list[Actor]]:
+    """The village, and everybody in it but the operator, who acts first in each step."""
+    people = _names(PEOPLE, max(FEWEST_PEOPLE, devices // DEVICES_A_PERSON))
+    providers = _market.names(max(FEWEST_PROVIDERS, devices // DEVICES_A_PROVIDER))
+    validators = _names(VALIDATORS, max(FEWEST_VALIDATORS, devices // DEVICES_A_VALIDATOR))
+    regions, lent = (2, 75) if devices < SMALL else (len(_devices.REGIONS), 26)
+    owned: dict[str, list[Gadget]] = {name: [] for name in people}
+    for place in range(max(devices - len(providers), 1)):
+        owner = people[place % len(people)]
+        owned[owner].append(_devices.gadget(run, owner, place // len(people) + 1, place, regions))
+    gadgets = {each.id: each for mine in owned.values() for each in mine}
+    debtors, creditors = people[:MOST_DEBTORS], providers[:MOST_CREDITORS]
+    everybody = [*people, *providers, *validators]
+    village = Village(
+        run, everybody, people, providers, gadgets, lent, debtors, frozenset((*debtors, *creditors))
+    )
+    return village, [
+        *(Validator(name) for name in validators),
+        *(Provider(name, place, 1, regions) for place, name in enumerate(providers)),
+        *(Participant(name, owned[name]) for name in people),
+    ]
 
 
-class Actor(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def wallets(self) -> Sequence[str]:
-        """Accounts whose balances are checked at the end."""
-
-    def plan(self, view: View) -> list[Wish]: ...
-
-
-def wallet(name: str) -> str:
-    return f"wallet:{name}"
-
-
-def wish(command: str, **body: Any) -> Wish:
-    """A command with its fields by name; amounts go as strings, and `from_` as `from`."""
-    amounts = ("amount", "total", "self_stake", "minimum_self_stake")
-    return Wish(command, {k.rstrip("_"): str(v) if k in amounts else v for k, v in body.items()})
-
-
-def cast(devices: int) -> list[Actor]:
-    """Everybody but the operator, who acts first in each step."""
-    validators: list[Actor] = [Validator(_name(VALIDATORS, i)) for i in range(max(3, devices // 20))]
-    return [*validators, *(Participant(_name(PEOPLE, i)) for i in range(devices))]
-
-
-def _name(names: Sequence[str], i: int) -> str:
-    return names[i % len(names)] + (str(i // len(names) + 1) if i >= len(names) else "")
+def _names(names: Sequence[str], number: int) -> list[str]:
+    return [
+        names[i % len(names)] + (str(i // len(names) + 1) if i >= len(names) else "") for i in range(number)
+    ]
 
 
 # The operator
@@ -119,10 +91,7 @@ class Operator:
     def plan(self, view: View) -> list[Wish]:
         wishes = []
         if view.step == 0:
-            wishes += [
-                self._mint(view, "treasury", 50_000 * UNIT),
-                self._mint(view, "pool:rewards", 5_000 * UNIT),
-            ]
+            wishes.append(self._mint(view, "treasury", 2_000 * UNIT * len(view.people)))
         if view.step == 1:
             wishes += [
                 wish(
@@ -136,9 +105,18 @@ class Operator:
             ]
         duties = {3: self._budgets, 9: self._wages, 20: self._contributions, 22: self._staking_rewards}
         wishes += duties.get(view.hour, lambda v: [])(view)
+        wishes += self._fund_rewards(view)
         if view.step > 1:
             wishes += [*self._justice(view), *self._order(view)]
-        return wishes
+        others = (_devices.operate, _market.operate, _settlement.operate)
+        return [*wishes, *(wish for each in others for wish in each(view))]
+
+    def _fund_rewards(self, view: View) -> list[Wish]:
+        """The budget for rewards never runs dry: what was earned waits for nobody."""
+        enough = REWARDS_A_DEVICE * max(len(view.village.gadgets), 10)
+        return (
+            [self._mint(view, "pool:rewards", enough)] if view.book.available("pool:rewards") < enough else []
+        )
 
     def _mint(self, view: View, to: str, amount: int) -> Wish:
         day = view.at.date().isoformat()
@@ -146,8 +124,7 @@ class Operator:
 
     def _budgets(self, view: View) -> list[Wish]:
         """The day's salaries and rewards are minted into public funds; what fees earned is burned."""
-        wages = 60 * UNIT * len(view.people)
-        wishes = [self._mint(view, "treasury", wages), self._mint(view, "pool:rewards", wages // 4)]
+        wishes = [self._mint(view, "treasury", 60 * UNIT * len(view.people))]
         fees = view.book.available("fees")
         if fees:
             wishes.append(wish("ledger/burn-tokens", from_="fees", amount=fees, reason="fees are burned"))
@@ -304,10 +281,13 @@ Deed = Callable[["Participant", View], list[Wish]]
 
 
 class Participant:
-    """Somebody with a device: is paid, pays, saves, stakes, and makes mistakes."""
+    """Somebody with devices: is paid, pays, saves, stakes, buys compute, and makes mistakes."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, gadgets: Sequence[Gadget]) -> None:
         self.name = name
+        self.household = Household(name, gadgets)
+        self.customer = Customer(name)
+        self.party = Party(name)
         self.wallet = wallet(name)
         self.savings = f"{self.wallet}:savings"
         self.wallets = (self.wallet, self.savings)
@@ -315,14 +295,24 @@ class Participant:
     def plan(self, view: View) -> list[Wish]:
         if self.wallet not in view.book.status:
             return [wish("ledger/open-wallet", wallet=self.wallet)]
-        if view.step < 2 or not view.chance(AWAKE[view.hour]):
-            return []
+        wishes = [*self.household.plan(view), *self.customer.plan(view), *self.party.plan(view)]
+        if view.turn("stake", UNBONDING_HOUR - 1):
+            wishes += self.delegate(view)
+        if view.turn("stake", UNBONDING_HOUR):
+            wishes += self._unbond(view, 100)
+        if view.turn("stake", UNBONDING_HOUR + 1):
+            wishes += self.redelegate(view)
+        if view.step >= 2 and AWAKE[view.hour] and view.chance(AWAKE[view.hour]):
+            wishes += self._day(view)
+        return wishes
+
+    def _day(self, view: View) -> list[Wish]:
         deeds = view.rng.choices(
             [d for _, d in DEEDS], [weight for weight, _ in DEEDS], k=view.rng.randint(1, 3)
         )
         wishes = [wish for deed in dict.fromkeys(deeds) for wish in deed(self, view)]
         if view.hour == UNBONDING_HOUR:
-            wishes += self._unbond(view)
+            wishes += self._unbond(view, 35)
         if view.hour == COMPOUND_HOUR and view.chance(50):
             wishes += self._compound(view)
         return wishes
@@ -407,9 +397,8 @@ class Participant:
         """One lot of mine: its validator, its id and what it is worth."""
         found = [
             (validator, id, view.book.pools[validator].worth(lot.shares))
-            for (validator, delegator), lots in view.book.lots.items()
-            if delegator == self.name
-            for id, lot in lots.items()
+            for validator in view.book.delegates_to[self.name]
+            for id, lot in view.book.lots[validator, self.name].items()
         ]
         found = [each for each in found if each[2]]
         return view.rng.choice(found) if found else None
@@ -438,14 +427,14 @@ class Participant:
         amount, target = view.rng.randint(1, worth), view.rng.choice(targets)
         return [wish("staking/redelegate", source=source, target=target, amount=amount, lot=lot)]
 
-    def _unbond(self, view: View) -> list[Wish]:
+    def _unbond(self, view: View, percent: int) -> list[Wish]:
         """Begins to unbond, sometimes out of a lock; now and then thinks better of it."""
         mine = [key for key, entry in view.book.entries.items() if entry.delegator == self.name]
-        if mine and view.chance(25):
+        if mine and percent < 100 and view.chance(25):
             validator, entry = view.rng.choice(mine)
             return [wish("staking/cancel-unbonding", validator=validator, entry=entry)]
         position = self._position(view)
-        if position is None or not view.chance(35):
+        if position is None or not view.chance(percent):
             return []
         validator, lot, worth = position
         if lot != BASE_LOT and view.chance(80):
@@ -459,6 +448,14 @@ class Participant:
             return []
         enabled = (position[0], self.name) not in view.book.compounds
         return [wish("staking/set-auto-compound", validator=position[0], enabled=enabled)]
+
+    # Compute
+
+    def shop(self, view: View) -> list[Wish]:
+        return self.customer.shop(view) if view.step > 2 else []
+
+    def owe(self, view: View) -> list[Wish]:
+        return self.party.owe(view) if self.name in view.village.circle and view.step > 2 else []
 
     # Mistakes, all of them refused
 
@@ -491,6 +488,17 @@ class Participant:
                     wish("staking/delegate", validator="v-nobody", amount=UNIT),
                     wish("staking/delegate", validator=view.rng.choice(view.pools() or ["v"]), amount=much),
                     wish("staking/delegate", validator="v-oak", amount=UNIT, lock_days=7),
+                    wish("devices/retire-device", device="nobody-phone-1"),
+                    wish("harvest/stop-harvest-session", session=view.id("none")),
+                    wish("marketplace/start-service", contract=view.id("none")),
+                    wish("marketplace/accept-bid", request=view.id("none")),
+                    wish(
+                        "settlement/record-obligation",
+                        debtor="nobody",
+                        creditor=self.name,
+                        amount=5,
+                        source="x",
+                    ),
                 ]
             )
         ]
@@ -507,4 +515,6 @@ DEEDS: tuple[tuple[int, Deed], ...] = (
     (6, Participant.claim),
     (3, Participant.redelegate),
     (6, Participant.blunder),
+    (12, Participant.shop),
+    (3, Participant.owe),
 )

@@ -1,4 +1,3 @@
-# ruff: noqa: S311 - a story is told with a seeded random.Random; nothing here is secret.
 """The simulation's clock: hour by hour, time passes, timers are waited for, then everybody acts; checks at the end.
 
 What is done is read from the log. Each step ends its waiting with a command of its own, its *mark*; what actors plan
@@ -13,40 +12,52 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from random import Random
 from time import monotonic
 from typing import Any
 
-import httpx
 import typer
 
 from commands._codec import encode_json
 from ops.progress import Tick, progress
-from ops.simulate._actors import Actor, Operator, View, cast
+from ops.simulate._actors import Operator, cast
 from ops.simulate._api import Answer, Api, SimulationFailed, Wish, rfc3339
 from ops.simulate._book import FOG, Book, time
+from ops.simulate._checks import differences, laws
+from ops.simulate._http import Http
+from ops.simulate._view import Actor, View, Village
 from ops.status import show_rows
 from ops.zones import ensure_zone
 
 AT_ONCE = 8
 """Principals that are served at the same time."""
 TIMERS_WITHIN_S = 20.0
-LOOK_EVERY_S = 0.03
+"""How long the log may stand still while something is due."""
+LOOK_EVERY_S = 0.04
 CHECKS = 5
 """How often: a late timer may move the log between two queries: then all are asked again."""
 START = datetime.fromtimestamp(0, UTC)
+SMALL_QUERY = "settlement/clearing"
 CLOCK = Wish("platform/advance-clock", {})
 
 
 def run(
-    *, devices: int, days: int, seed: int, zone: str, url: str, key: str, database_url: str, json: bool
+    *,
+    devices: int,
+    days: int,
+    seed: int,
+    rate: int,
+    zone: str,
+    url: str,
+    key: str,
+    database_url: str,
+    json: bool,
 ) -> int:
     """Simulate and print what came of it; the exit code. Raises Refused when it cannot be done."""
     if database_url:
         ensure_zone(database_url, zone, "manual")
     began = monotonic()
     with progress(f"Living in {zone}") as tick:
-        simulation = asyncio.run(_simulate(devices, days, seed, zone, url, key, tick))
+        simulation = asyncio.run(_simulate(devices, days, seed, rate, zone, url, key, tick))
     summary = simulation.summary() | {"seconds": round(monotonic() - began, 1)}
     if json:
         typer.echo(encode_json(summary))
@@ -56,17 +67,18 @@ def run(
 
 
 async def _simulate(
-    devices: int, days: int, seed: int, zone: str, url: str, key: str, tick: Tick
+    devices: int, days: int, seed: int, rate: int, zone: str, url: str, key: str, tick: Tick
 ) -> Simulation:
     headers = {"authorization": f"Bearer {key}", "fogbook-zone": zone}
-    limits = httpx.Limits(max_connections=AT_ONCE, keepalive_expiry=60)
-    async with httpx.AsyncClient(
-        base_url=url, headers=headers, limits=limits, timeout=15, trust_env=False
-    ) as http:
-        simulation = Simulation(Api(http), zone, f"sim-{seed}-{devices}", cast(devices))
+    http = Http(url, headers)
+    try:
+        name = f"sim-{seed}-{devices}"
+        simulation = Simulation(Api(http, rate), zone, name, *cast(name, devices))
         await simulation.live(days, tick)
         await simulation.check()
         return simulation
+    finally:
+        http.close()
 
 
 @dataclass
@@ -75,6 +87,7 @@ class Simulation:
     zone: str
     name: str
     """Of the seed and the number of devices: part of all keys and ids."""
+    village: Village
     actors: Sequence[Actor]
     book: Book = field(default_factory=Book)
     position: int = 0
@@ -101,20 +114,21 @@ class Simulation:
     # Living
 
     async def live(self, days: int, tick: Tick) -> None:
+        """From one midnight to another one, both of them lived; the last thing is what follows from the last step."""
         self.now = await self.api.now(self.zone)
         await self._find()
         start = self.began_at or self.now
         steps = days * 24
-        for step in range(max(self.marks, default=0), steps):
-            tick(step, steps)
+        for step in range(max(self.marks, default=0), steps + 1):
+            tick(step, steps + 1)
             at = start + timedelta(hours=step)
             if step not in self.marks:
                 await self._pass_time(step, at)
             mark = (await self._send([CLOCK], f"{step}:mark", at))[0].body["position"]
             await self._read_log(mark)
             await self._act(step, at)
-        await self._pass_time(steps, start + timedelta(hours=steps))
-        tick(steps, steps)
+        await self._settle(start + timedelta(hours=steps))
+        tick(steps + 1, steps + 1)
 
     async def _find(self) -> None:
         """What the log holds of this simulation already; the book is read up to its last mark."""
@@ -129,16 +143,25 @@ class Simulation:
         await self._read_log(max(self.marks.values(), default=1) - 1)
 
     async def _pass_time(self, step: int, at: datetime) -> None:
-        """Advance the clock, and wait until workers have done what fell due."""
+        """Advance the clock, and wait until workers have done what fell due.
+
+        A clock that jumps is advanced only when the timers are where the log is: one that is about to be moved would
+        fall due too early. All projections move together.
+        """
+        await self._read_log()
+        await self.api.query(SMALL_QUERY, min_position=self.position)
         if at >= self.now:
             await self._send([CLOCK], f"{step}:clock", at)
         await self._settle(at)
 
     async def _settle(self, at: datetime) -> None:
-        end = monotonic() + TIMERS_WITHIN_S
+        """Wait for all that is due: timers by their time, reactions since what they follow from."""
         await self._read_log()
-        while due := self.book.due(at):
-            if monotonic() > end:
+        moved_at, position = monotonic(), self.position
+        while due := self.book.dues.by(at):
+            if self.position > position:
+                moved_at, position = monotonic(), self.position
+            if monotonic() > moved_at + TIMERS_WITHIN_S:
                 more = f" and {len(due) - 1} more" if len(due) > 1 else ""
                 raise SimulationFailed(f"No timer settled what fell due: {due[0]}{more}. Do the workers run?")
             await asyncio.sleep(LOOK_EVERY_S)
@@ -146,12 +169,8 @@ class Simulation:
 
     async def _act(self, step: int, at: datetime) -> None:
         """Everybody plans on the same page of the log; the operator is first, the others act at the same time."""
-        people = [actor.name for actor in self.actors]
         plans = [
-            (
-                actor.name,
-                actor.plan(View(self.name, step, at, self.book, self._rng(step, actor.name), people)),
-            )
+            (actor.name, actor.plan(View(self.village, step, at, self.book, actor.name)))
             for actor in self.everybody
         ]
         gate = asyncio.Semaphore(AT_ONCE)
@@ -165,9 +184,6 @@ class Simulation:
         if operators:
             await one("", operators)
         await asyncio.gather(*(one(name, wishes) for name, wishes in others if wishes))
-
-    def _rng(self, step: int, name: str) -> Random:
-        return Random(f"{self.name}/{step}/{name}")
 
     async def _send(self, wishes: Sequence[Wish], part: str, at: datetime, *, by: str = "") -> list[Answer]:
         """In what is repeated the zone's time has gone on, and stays as it is."""
@@ -196,7 +212,7 @@ class Simulation:
                 if upto is not None and event["position"] > upto:
                     return
                 self._read(event)
-            if not page:
+            if self.position >= self.api.head:
                 return
 
     def _read(self, event: dict[str, Any]) -> None:
@@ -218,60 +234,20 @@ class Simulation:
             self.problems.append(
                 f"{len(self.answered)} acknowledged events are not in the log, the first at {first}."
             )
-        self.problems += self._laws()
+        self.problems += laws(self.book)
+        gate = asyncio.Semaphore(AT_ONCE)
         for _ in range(CHECKS):
             position = self.position
-            differences = await self._differences(position)
+
+            async def ask(path: str, at: int = position, **parameters: Any) -> list[dict[str, Any]]:
+                async with gate:
+                    return await self.api.query(path, min_position=at, **parameters)
+
+            found = await differences(self.book, self.everybody, ask)
             await self._read_log()
             if position == self.position:
                 break
-        self.problems += differences
-
-    def _laws(self) -> list[str]:
-        book = self.book
-        bonded, unbonding = book.posted["pool:bonded", FOG], book.posted["pool:unbonding", FOG]
-        pools = sum(pool.tokens for pool in book.pools.values())
-        entries = sum(entry.balance for entry in book.entries.values())
-        sums = [f"The accounts of {a} add up to {n}." for a, n in book.trial_balance().items() if n]
-        if book.supply[FOG] != -book.posted["world", FOG]:
-            sums.append(f"Supply {book.supply[FOG]} is not what left world, {-book.posted['world', FOG]}.")
-        if pools != bonded:
-            sums.append(f"pool:bonded holds {bonded}, the validators' pools {pools}.")
-        if entries != unbonding:
-            sums.append(f"pool:unbonding holds {unbonding}, its entries {entries}.")
-        return sums
-
-    async def _differences(self, position: int) -> list[str]:
-        """Between the read models at a position and the book."""
-        gate = asyncio.Semaphore(AT_ONCE)
-
-        async def ask(path: str, **parameters: Any) -> list[dict[str, Any]]:
-            async with gate:
-                return await self.api.query(path, min_position=position, **parameters)
-
-        accounts = [account for actor in self.everybody for account in actor.wallets]
-        answers = await asyncio.gather(*(ask("ledger/balance", account=account) for account in accounts))
-        differences = []
-        for account, rows in zip(accounts, answers, strict=True):
-            expected = (str(self.book.posted[account, FOG]), str(self.book.held[account, FOG]))
-            shown = next(((row["posted"], row["held"]) for row in rows if row["asset"] == FOG), ("0", "0"))
-            if shown != expected:
-                differences.append(
-                    f"{account}: posted and held are {expected}, ledger/balance shows {shown}."
-                )
-        differences += [
-            f"The trial balance of {row['asset']} is {row['total']}."
-            for row in await ask("ledger/trial-balance")
-            if row["total"] != "0"
-        ]
-        for row in await ask("ledger/supply"):
-            if row["supply"] != str(self.book.supply[row["asset"]]):
-                differences.append(f"ledger/supply shows {row['supply']} {row['asset']}.")
-        power = sum(int(row["tokens"]) for row in await ask("staking/validators"))
-        if power != self.book.posted["pool:bonded", FOG]:
-            bonded = self.book.posted["pool:bonded", FOG]
-            differences.append(f"staking/validators adds up to {power}, pool:bonded to {bonded}.")
-        return differences
+        self.problems += found
 
     # Telling
 
@@ -289,24 +265,68 @@ class Simulation:
             "supply": {asset: str(amount) for asset, amount in book.supply.items()},
             "bonded": str(book.posted["pool:bonded", FOG]),
             "unbonding": str(book.posted["pool:unbonding", FOG]),
-            "participants": [
-                {
-                    "principal": actor.name,
-                    "posted": str(sum(book.posted[account, FOG] for account in actor.wallets)),
-                    "held": str(sum(book.held[account, FOG] for account in actor.wallets)),
-                    "bonded": str(book.bonded(actor.name)),
-                    "unbonding": str(book.unbonding(actor.name)),
-                }
-                for actor in self.actors
-            ],
+            "happened": self._happened(),
+            "participants": self._participants(),
             "problems": self.problems,
         }
+
+    def _happened(self) -> dict[str, Any]:
+        """What the queries have to show, in numbers."""
+        market, settlement = self.book.market, self.book.settlement
+        devices = Counter(each.status for each in self.book.harvest.devices.values())
+        contributions = Counter(each.status for each in self.book.harvest.contributions.values())
+        return {
+            "devices": dict(devices),
+            "sessions": dict(Counter(each.status for each in self.book.harvest.sessions.values())),
+            "sessions_ended": dict(self.book.harvest.ended),
+            "contributions": dict(contributions),
+            "offerings": dict(Counter(each.status for each in market.offerings.values())),
+            "requests": dict(Counter(each.status for each in market.requests.values())),
+            "bursts": market.bursts,
+            "contracts": dict(market.statuses()),
+            "breaches": market.breaches,
+            "windows": dict(Counter(settlement.windows.values())),
+            "obligations": dict(Counter(each.status for each in settlement.obligations.values())),
+            "could_not_pay": settlement.departures.total(),
+            "disputes": dict(Counter("open" if e.open else "resolved" for e in settlement.disputes.values())),
+        }
+
+    def _participants(self) -> list[dict[str, Any]]:
+        """What everybody should find in the read models."""
+        book = self.book
+        owes, owed = book.settlement.owed()
+        return [
+            {
+                "principal": actor.name,
+                "posted": str(sum(book.posted[account, FOG] for account in actor.wallets)),
+                "held": str(sum(book.held[account, FOG] for account in actor.wallets)),
+                "bonded": str(book.bonded(actor.name)),
+                "unbonding": str(book.unbonding(actor.name)),
+                "harvested": str(book.harvest.earned[actor.name]),
+                "revenue": str(
+                    book.market.revenue[actor.name].paid + book.market.revenue[actor.name].disputes
+                ),
+                "spent": str(book.market.spent[actor.name]),
+                "owes": str(owes.get(actor.name, 0)),
+                "owed": str(owed.get(actor.name, 0)),
+                "contracts": len(book.market.of[actor.name]),
+            }
+            for actor in self.actors
+        ]
 
 
 def _show(summary: dict[str, Any]) -> None:
     for title in ("accepted", "refused"):
         show_rows([{"": name, "times": times} for name, times in summary[title].items()], title.title())
     show_rows(summary["participants"], f"What everybody should find in zone {summary['zone']}")
+    happened = [{"": n.replace("_", " "), "times": _in_words(v)} for n, v in summary["happened"].items()]
+    show_rows(happened, "What happened")
     names = ("repeated", "events", "trial_balance", "supply", "bonded", "unbonding", "seconds")
     show_rows([{"": name.replace("_", " "), "is": summary[name]} for name in names], "All in all")
     typer.echo("\n".join(summary["problems"]) or "All is well: the read models show what the log says.")
+
+
+def _in_words(value: Any) -> Any:
+    return (
+        ", ".join(f"{number} {name}" for name, number in value.items()) if isinstance(value, dict) else value
+    )

@@ -179,7 +179,12 @@ def test_status_tells_lag_quarantine_and_stuck_timers(fogbook: Fogbook, database
     follow(database)
     with database.superuser() as connection:
         connection.execute("UPDATE checkpoints SET position = 2 WHERE projection = 'ledger'")
-        connection.execute("INSERT INTO timer_fates VALUES ('main', 'hold:h1', 4, false, now(), 'unfunded')")
+        for timer in ("hold:h1", "hold:settled-by-others"):
+            fate = "INSERT INTO timer_fates VALUES ('main', %s, 4, false, now(), 'unfunded')"
+            connection.execute(fate, (timer,))
+        connection.execute(
+            "INSERT INTO read.timers (zone, generation, timer, position) VALUES ('main', 1, 'hold:h1', 3)"
+        )
         connection.execute(
             "INSERT INTO quarantine VALUES ('main', 'ledger', 1, 3, 'wallet:ana', 6, true, 'raised: x')"
         )

@@ -14,7 +14,15 @@ import pytest
 from commands._http import ROUTES
 from commands._models import command_from
 from commands.api import load_routes
-from domain.devices import Capabilities, RecordReputation, RegisterDevice, RelocateDevice, SuspendDevice
+from domain.devices import (
+    Capabilities,
+    RecordReputation,
+    RegisterDevice,
+    RelocateDevice,
+    ResumeDevice,
+    RetireDevice,
+    SuspendDevice,
+)
 from domain.harvest import (
     Attestation,
     DecideContribution,
@@ -313,6 +321,51 @@ def test_a_session_past_its_end_is_not_live_even_before_its_timer_ran(run: Any) 
         assert await village.ask("harvest/live-sessions") == []
         (region,) = await village.ask("harvest/regions", "ben")
         assert region["live_sessions"] == 0
+
+    run(scene)
+
+
+def test_the_session_of_a_device_that_ceased_to_serve_is_not_live(run: Any) -> None:
+    async def scene(village: Economy) -> None:
+        await start(village)
+        await start(village, "s2", "d2")
+        village.later(hours=1)
+        await village.issue(SuspendDevice("d1", "odd"))
+        await village.issue(ResumeDevice("d1"))
+        await village.issue(RetireDevice("d2"), "ben")
+        await village.catch_up()
+        assert await village.ask("harvest/live-sessions") == []
+        (region,) = await village.ask("harvest/regions", "ben")
+        assert region["live_sessions"] == 0
+        village.later(hours=2)
+        await work(village)
+        stopped = await village.ask("harvest/sessions")
+        assert [(s["session"], s["reason"], s["running_ms"]) for s in stopped] == [
+            ("s2", "device-is-retired", HOUR_MS),
+            ("s1", "device-is-suspended", HOUR_MS),
+        ]
+
+    run(scene)
+
+
+def test_results_stay_hidden_from_a_harvester_until_they_decide(run: Any) -> None:
+    """Whoever sees what others found for his task can let a friend claim it without any work."""
+
+    async def scene(village: Economy) -> None:
+        await start(village)
+        village.later(hours=1)
+        await contribute(village)
+        await village.issue(ValidateContribution("s1", 1, (Result("t1", "d3", "aa"),)), "worker")
+        await village.catch_up()
+        asked = {"session": "s1", "seq": 1}
+        assert await village.ask("harvest/contribution-results", "ana", **asked) == []
+        assert [r["voter"] for r in await village.ask("harvest/contribution-results", "cleo", **asked)] == [
+            "cleo"
+        ]
+        assert len(await village.ask("harvest/contribution-results", **asked)) == 1
+        await judge(village)
+        await village.catch_up()
+        assert len(await village.ask("harvest/contribution-results", "ana", **asked)) == 2
 
     run(scene)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import MISSING, fields
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ from domain.ledger import (
     UnfreezeWallet,
 )
 from projections._tables import table_of
-from queries._http import QUERIES
+from queries._http import QUERIES, Query
 from tests.conftest import Database
 from tests.scenario import START
 from tests.support import Economy, economy, problem
@@ -513,22 +514,31 @@ def test_a_projection_that_has_not_begun_is_said_to_be_not_ready(run: Any) -> No
 
 
 def test_every_query_answers_with_the_columns_that_it_documents(run: Any) -> None:
-    needed = {
-        "/queries/ledger/can-pay": {"account": "wallet:ana", "amount": "1"},
-        "/queries/ledger/transaction": {"transaction": "c4"},
-        "/queries/ledger/transactions-by-reference": {"reference": "grant-a"},
-        "/queries/ledger/hold": {"hold": "h1"},
-        "/queries/staking/delegators": {"validator": "v1"},
-        "/queries/staking/slash-victims": {"evidence_id": "e1"},
+    known = {
+        "account": "wallet:ana",
+        "amount": "1",
+        "transaction": "c4",
+        "reference": "grant-a",
+        "hold": "h1",
+        "obligation": "ana:lunch",
+        "measure": "supply",
+        "board": "providers",
+        "units": "1",
+        "minutes": "60",
+        "seq": "1",
+        "sequence": "1",
     }
+
+    def needed(query: Query) -> dict[str, str]:
+        asked = [f.name for f in fields(query.parameters) if f.default is MISSING]
+        return {name: known.get(name, "some") for name in asked}
 
     async def test(village: Economy) -> None:
         await village.issue(PlaceHold("h1", "wallet:ana", "ben", 300, START + timedelta(hours=1)), "ana")
         await village.catch_up()
         paths = village.app.openapi()["paths"]
         for path, query in QUERIES.items():
-            response = await village.get(path, **needed.get(path, {}))
-            assert response.status_code == 200, (path, response.text)
+            response = await village.get(path, **needed(query))
             documented = paths[path]["get"]
             assert {"200", "304", "401", "403", "404", "422", "500", "503", "504"} <= set(
                 documented["responses"]
@@ -536,7 +546,8 @@ def test_every_query_answers_with_the_columns_that_it_documents(run: Any) -> Non
             schema = documented["responses"]["200"]["content"]["application/json"]["schema"]
             columns = schema["properties"]["items"]["items"]["properties"]
             assert query.row.__doc__ and documented["description"]
-            for item in response.json()["items"]:
+            assert response.status_code == 200 or (query.single and response.status_code == 404), path
+            for item in response.json().get("items", ()):
                 assert list(item) == list(columns)
                 for name, value in item.items():
                     if columns[name].get("pattern"):

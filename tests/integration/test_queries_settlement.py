@@ -414,6 +414,22 @@ def test_a_series_of_windows_runs_by_itself(run: Any) -> None:
     run(scene)
 
 
+def test_an_aborted_window_pays_and_saves_nothing(run: Callable[[Scene], None]) -> None:
+    async def scene(village: Economy) -> None:
+        await owe(village, "dora", "ben", 100, "a")
+        await owe(village, "ana", "ben", 30, "b")
+        await village.issue(CloseWindow("w1"))
+        await village.issue(AbortWindow("w1", "odd"))
+        await village.catch_up()
+        (window,) = await village.ask("settlement/windows")
+        (total,) = window["totals"]
+        assert (total["gross"], total["net"], total["saved"], total["left_it"]) == ("0", "0", "0", "130")
+        positions = await village.ask("settlement/net-positions")
+        assert {(p["status"], p["pays"], p["receives"]) for p in positions} == {("aborted", "0", "0")}
+
+    run(scene)
+
+
 def test_a_window_that_is_closed_or_aborted_by_hand_leaves_no_timer(run: Any) -> None:
     async def scene(village: Economy) -> None:
         await ring(village)
