@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from math import isqrt
 
 from domain._kernel import (
@@ -208,6 +209,10 @@ class Device:
     """absent, active, suspended or retired."""
     suspended_by: tuple[str, ...] = ()
     """owner, operator, or both."""
+    halts: int = 0
+    """How many times it ceased to serve: was suspended, or retired."""
+    halted_at: datetime | None = None
+    """When it last did."""
     located_at: datetime | None = None
     online: bool = False
     """As it was last noted; `online_at` is what counts."""
@@ -282,6 +287,7 @@ def day_number(at: datetime) -> int:
     return (at - EPOCH) // DAY
 
 
+@lru_cache(1_024)  # A match asks for a few days very often.
 def decay(days: int) -> int:
     """e^(-0.001 * days) scaled by 2^64: `DAILY_DECAY` to the power of `days`, by squaring.
 
@@ -325,12 +331,19 @@ def evolve_device(device: Device, event: DeviceEvent) -> Device:
         case DeviceRelocated():
             return replace(device, region=event.region, asn=event.asn, located_at=event.at)
         case DeviceSuspended():
-            return replace(device, status="suspended", suspended_by=(*device.suspended_by, event.by))
+            by = (*device.suspended_by, event.by)
+            return replace(_halted(device, event.at), status="suspended", suspended_by=by)
         case DeviceResumed():
             left = tuple(by for by in device.suspended_by if by != event.by)
             return replace(device, status="suspended" if left else "active", suspended_by=left)
         case DeviceRetired():
-            return replace(device, status="retired", online=False)
+            return replace(_halted(device, event.at), status="retired", online=False)
+
+
+def _halted(device: Device, at: datetime) -> Device:
+    if device.status != "active":
+        return device
+    return replace(device, halts=device.halts + 1, halted_at=at)
 
 
 def evolve_evidence(evidence: Evidence, event: EvidenceCounted) -> Evidence:

@@ -27,9 +27,21 @@ from domain._kernel import (
     Text,
     floor_div,
 )
-from domain.devices import EPOCH, NOTHING, Capabilities, Device, owned, score, serving
+from domain.devices import (
+    EPOCH,
+    NOTHING,
+    Capabilities,
+    Device,
+    DeviceIsRetired,
+    DeviceIsSuspended,
+    devices,
+    owned,
+    score,
+    serving,
+)
 from domain.ledger import REWARDS, pay_out, wallet_of
 from domain.staking import known as known_validator
+from domain.staking import validators
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +291,8 @@ class HarvestSessionStarted:
     at: datetime
     ends_at: datetime
     ends_because: str
+    halts: int = 0
+    """How many times its device had ceased to serve before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,6 +517,7 @@ class Session:
     started_at: datetime | None = None
     ends_at: datetime | None = None
     ends_because: str = ""
+    halts: int = 0
     seen_at: datetime | None = None
     seq: int = 0
     """Of the last contribution."""
@@ -655,6 +670,7 @@ def evolve_session(session: Session, event: SessionEvent) -> Session:
                 started_at=event.at,
                 ends_at=event.ends_at,
                 ends_because=event.ends_because,
+                halts=event.halts,
                 seen_at=event.at,
                 counted_until=event.at,
             )
@@ -1157,7 +1173,7 @@ def report_device_state(command: ReportDeviceState, issued: Issued, read: Read) 
         raise ReportIsOutdated(device=command.device, seq=command.seq, last=harvester.seq)
     readings = _readings(command)
     follows = list(_after_report(read, harvester, readings, issued))
-    if follows or _is_worth_keeping(harvester, readings, issued.at):
+    if follows or _is_worth_keeping(read, harvester, readings, issued.at):
         yield (
             harvesters(command.device),
             DeviceStateReported(command.seq, readings, harvester.session, issued.at),
@@ -1182,11 +1198,17 @@ def _readings(command: ReportDeviceState) -> Readings:
     )
 
 
-def _is_worth_keeping(harvester: Harvester, readings: Readings, at: datetime) -> bool:
+def _is_worth_keeping(read: Read, harvester: Harvester, readings: Readings, at: datetime) -> bool:
     if harvester.reported_at is None or at >= harvester.reported_at + P.report_kept_every:
         return True
-    before = [type(rule) for rule in obstacles(harvester.readings, harvester.policy, at)]
-    return before != [type(rule) for rule in obstacles(readings, harvester.policy, at)]
+    policies = {harvester.policy}
+    if harvester.session:
+        policies.add(read(sessions, harvester.session).policy)
+    return any(
+        [type(rule) for rule in obstacles(harvester.readings, policy, at)]
+        != [type(rule) for rule in obstacles(readings, policy, at)]
+        for policy in policies
+    )
 
 
 def _after_report(read: Read, harvester: Harvester, readings: Readings, issued: Issued) -> Decision:
@@ -1195,7 +1217,7 @@ def _after_report(read: Read, harvester: Harvester, readings: Readings, issued: 
         return
     session = read(sessions, harvester.session)
     temperature = readings.temperature_c
-    if issued.at >= over_at(session, harvester)[0]:
+    if issued.at >= over_at(read, session)[0]:
         yield from close(read, harvester.session, issued.at)
         return
     danger = unsafe(readings, session.policy, issued.at)
@@ -1215,20 +1237,30 @@ def _after_report(read: Read, harvester: Harvester, readings: Readings, issued: 
 # Decisions: sessions
 
 
-def over_at(session: Session, harvester: Harvester) -> tuple[datetime, str]:
+def over_at(read: Read, session: Session) -> tuple[datetime, str]:
     """When an open session is over, if nothing more happens, and why; whether or not a timer has run."""
     assert session.ends_at is not None
     assert session.seen_at is not None
+    harvester, device = read(harvesters, session.device), read(devices, session.device)
     seen_at = max(session.seen_at, harvester.reported_at or session.seen_at)
-    silent_at = seen_at + P.silence_limit
-    return (session.ends_at, session.ends_because) if session.ends_at <= silent_at else (silent_at, NO_REPORT)
+    due, reason = session.ends_at, session.ends_because
+    if seen_at + P.silence_limit < due:
+        due, reason = seen_at + P.silence_limit, NO_REPORT
+    # A device that ceased to serve ended its session with that, even if it serves again by now. Of several times the
+    # first is not known any more; but when it was last heard, it served.
+    if device.halts > session.halts and device.halted_at is not None:
+        halted_at = device.halted_at if device.halts == session.halts + 1 else seen_at
+        if halted_at < due:
+            rule = DeviceIsRetired if device.status == "retired" else DeviceIsSuspended
+            due, reason = halted_at, rule.rule()
+    return due, reason
 
 
 def close(read: Read, id: str, at: datetime) -> Decision:
     """Stop a session whose time is over, as of when it was."""
     session = read(sessions, id)
     if session.status in ("running", "paused"):
-        due, reason = over_at(session, read(harvesters, session.device))
+        due, reason = over_at(read, session)
         if at >= due:
             yield from _stop(read, id, reason, due)
 
@@ -1256,7 +1288,7 @@ def _open_session(read: Read, issued: Issued, id: str) -> Session:
     owned(read, issued, session.device)
     if session.status == "stopped":
         raise HarvestSessionIsOver(session=id, stopped_at=session.stopped_at)
-    due, reason = over_at(session, read(harvesters, session.device))
+    due, reason = over_at(read, session)
     if issued.at >= due:
         raise HarvestSessionIsOver(session=id, stopped_at=due, reason=reason)
     return session
@@ -1285,6 +1317,7 @@ def start_harvest_session(command: StartHarvestSession, issued: Issued, read: Re
             issued.at,
             ends_at,
             because,
+            device.halts,
         ),
     )
     yield harvesters(command.device), HarvestBegan(command.session, issued.at)
@@ -1337,7 +1370,7 @@ def stop_harvest_session(command: StopHarvestSession, issued: Issued, read: Read
         raise HarvestSessionNotFound(session=command.session)
     if session.status == "stopped":
         return
-    due, _ = over_at(session, read(harvesters, session.device))
+    due, _ = over_at(read, session)
     if issued.at >= due:
         yield from close(read, command.session, issued.at)
     elif command.reason in DEADLINES:
@@ -1433,6 +1466,11 @@ def validate_contribution(command: ValidateContribution, issued: Issued, read: R
     if contribution.disputed:
         raise ContributionIsDisputed(session=command.session, seq=command.seq)
     where = contributions(command.session, str(command.seq))
+    # Asked for before any rule speaks, what the votes need is loaded in one go.
+    for result in command.results:
+        read(devices, result.device)
+    for attestation in command.attestations:
+        read(validators, attestation.validator)
     votes = _new_votes(
         contribution, [*_results(command, contribution, read), *_attested(command, contribution, read)]
     )

@@ -56,6 +56,8 @@ class Parameters:
     most_entries_a_validator: int = 2_000
     most_lots_a_position: int = 16
     most_validators: int = 300
+    most_validators_an_operator: int = 10
+    """Tombstoned ones included: nobody takes all the places alone."""
     most_commission: int = 2_000
     most_commission_change: int = 100
     commission_change_every: timedelta = timedelta(days=1)
@@ -819,6 +821,10 @@ class TooManyValidators(Rejected):
     """A zone has a bounded number of validators."""
 
 
+class OperatorHasTooManyValidators(Rejected):
+    """One principal runs a bounded number of validators."""
+
+
 class CommissionIsTooHigh(Rejected):
     """A commission is at most 20 %."""
 
@@ -1049,8 +1055,12 @@ def self_stake(read: Read, validator: str) -> int:
 def register_validator(command: RegisterValidator, issued: Issued, read: Read) -> Decision:
     if read(validators, command.validator).operator:
         raise ValidatorExists(validator=command.validator)
-    if len(read(validator_sets, "all").validators) >= P.most_validators:
+    everybody = read(validator_sets, "all").validators
+    if len(everybody) >= P.most_validators:
         raise TooManyValidators(limit=P.most_validators)
+    own = sum(read(validators, name).operator == issued.by for name in everybody)
+    if own >= P.most_validators_an_operator:
+        raise OperatorHasTooManyValidators(operator=issued.by, limit=P.most_validators_an_operator)
     if command.commission > P.most_commission:
         raise CommissionIsTooHigh(commission=command.commission, limit=P.most_commission)
     if command.self_stake < command.minimum_self_stake:

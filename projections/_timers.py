@@ -40,7 +40,7 @@ class Next(Row):
     timer: str = ""
 
 
-timers = Projection("timers", Timer, Next)
+timers = Projection("timers", Timer, Next, version=2)
 
 
 def schedule(

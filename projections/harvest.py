@@ -119,7 +119,13 @@ class Reputation(Row):
 @table(
     "harvest_sessions",
     key=("session",),
-    indexes=("owner, started_at, session", "device, started_at, session", "stopped_at, ends_at"),
+    indexes=(
+        "owner, started_at, session",
+        "device, started_at, session",
+        "stopped_at, ends_at",
+        "started_at, session",
+        "region, stopped_at",
+    ),
 )
 class Session(Row):
     session: str
@@ -154,7 +160,12 @@ class Session(Row):
 @table(
     "harvest_contributions",
     key=("session", "seq"),
-    indexes=("owner, recorded_at, session, seq", "device, recorded_at, session, seq", "status, recorded_at"),
+    indexes=(
+        "owner, recorded_at, session, seq",
+        "device, recorded_at, session, seq",
+        "status, recorded_at",
+        "recorded_at, session, seq",
+    ),
 )
 class Contribution(Row):
     session: str
@@ -217,7 +228,7 @@ class Task(Row):
     at: datetime = EPOCH
 
 
-@table("harvest_days", key=("device", "day"), indexes=("owner, day, device",))
+@table("harvest_days", key=("device", "day"), indexes=("owner, day, device", "day, device"))
 class Day(Row):
     """What a device was paid on a day (UTC)."""
 
@@ -368,11 +379,19 @@ def device_relocated(rows: Rows, event: DeviceRelocated, record: Record) -> None
         row.region = event.region
 
 
+def _cease(rows: Rows, row: Harvester, at: datetime) -> None:
+    """Its session is over, whenever that is noticed."""
+    if row.session:
+        session = rows.of(Session, row.session)
+        session.silent_at = min(session.silent_at, at)
+
+
 @harvest.on(DeviceSuspended)
 def device_suspended(rows: Rows, event: DeviceSuspended, record: Record) -> None:
     row = rows.find(Harvester, record.id)
     if row is not None:
         row.suspended_by = [*row.suspended_by, event.by]
+        _cease(rows, row, event.at)
 
 
 @harvest.on(DeviceResumed)
@@ -387,6 +406,7 @@ def device_retired(rows: Rows, event: DeviceRetired, record: Record) -> None:
     row = rows.find(Harvester, record.id)
     if row is not None:
         row.retired = True
+        _cease(rows, row, event.at)
 
 
 @harvest.on(ReputationRecorded)

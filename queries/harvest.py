@@ -457,7 +457,8 @@ harvest.get(
     FROM read.harvest_contributions c JOIN live USING (zone, generation)
     WHERE (%(sees_all)s OR owner = %(principal)s) AND (%(owner)s = '' OR owner = %(owner)s)
       AND (%(device)s = '' OR device = %(device)s) AND (%(session)s = '' OR session = %(session)s)
-      AND %(status)s IN ('', status, CASE WHEN disputed THEN 'disputed' END)
+      AND (%(status)s = '' OR status = %(status)s
+           OR (%(status)s = 'disputed' AND disputed AND status IN ('pending', 'validated', 'rejected')))
       AND recorded_at >= %(since)s AND recorded_at < %(until)s
     """,
     key=("recorded_at", "session", "seq"),
@@ -476,7 +477,7 @@ class OfResults:
 @dataclass(frozen=True, slots=True)
 class Result:
     """What others found for a contribution: for a task its digest; for one without tasks, where `task` is empty,
-    confirmed or denied. Participants see those of their own contributions, and their own."""
+    confirmed or denied. Participants see those of their own contributions once these are decided, and their own."""
 
     task: str
     voter: str
@@ -493,7 +494,8 @@ harvest.get(
     SELECT task, voter, result_digest, at, v.position AS version, v.incomplete
     FROM read.harvest_results v JOIN live USING (zone, generation)
     JOIN read.harvest_contributions c USING (zone, generation, session, seq)
-    WHERE session = %(session)s AND seq = %(seq)s AND (%(sees_all)s OR %(principal)s IN (owner, voter))
+    WHERE session = %(session)s AND seq = %(seq)s
+      AND (%(sees_all)s OR voter = %(principal)s OR (owner = %(principal)s AND status <> 'pending'))
     """,
     key=("task", "voter"),
     parameters=OfResults,

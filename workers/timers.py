@@ -24,6 +24,8 @@ ANSWER_WITHIN_S = 4.0
 """Shorter than the database lets a transaction idle: the one that holds the senders' lock stays open meanwhile."""
 MOST_PAUSE_S = 5.0
 MOST_BACKOFF_S = 3600
+NOT_DECIDED_PAUSE_S = 2.0
+"""Meanwhile others are sent, however many failed."""
 NOT_DECIDED = frozenset({408, 412, 429})
 """Answers that say nothing about the command: the same key is sent again."""
 
@@ -172,8 +174,7 @@ class Timers:
             answers = [{"status": status, "body": response.json()}] * len(timers)
         else:
             answers = [decode_json(line) for line in response.content.splitlines()]
-        fates = [_fate(timer, answer) for timer, answer in zip(timers, answers, strict=True)]
-        return [fate for fate in fates if fate is not None]
+        return [_fate(timer, answer) for timer, answer in zip(timers, answers, strict=True)]
 
     def _body(self, timer: Due) -> dict[str, Any]:
         if not timer.statement:
@@ -192,14 +193,14 @@ class Timers:
             connection.close()
 
 
-def _fate(timer: Due, answer: dict[str, Any]) -> Fate | None:
-    """What an answer makes of a timer; None when it is sent again under the same key."""
+def _fate(timer: Due, answer: dict[str, Any]) -> Fate:
+    """What an answer makes of a timer; where nothing was decided it is sent again soon, under the same key."""
     status: int = answer["status"]
     attempts = timer.attempts + 1
     if status == 200:
         return Fate(timer.timer, attempts, True, 0.0, "")
     if status >= 500 or status in NOT_DECIDED:
-        return None
+        return Fate(timer.timer, timer.attempts, False, NOT_DECIDED_PAUSE_S, "")
     problem = str(answer["body"].get("type", "")).rpartition("/")[2] or str(status)
     log.warning("timer_refused", zone=timer.zone, timer=timer.timer, attempts=attempts, problem=problem)
     return Fate(timer.timer, attempts, False, float(min(2 ** min(attempts, 12), MOST_BACKOFF_S)), problem)

@@ -278,7 +278,7 @@ class ContractRenewed:
 
 @dataclass(frozen=True, slots=True)
 class CapacityReleased:
-    """The service is over, though a dispute keeps its last periods from settling."""
+    """The service is over or was not started in time, though a dispute keeps the money where it is."""
 
     at: datetime
 
@@ -310,14 +310,17 @@ class ContractCompleted:
 
 @dataclass(frozen=True, slots=True)
 class ContractOverdrawn:
-    """The escrow did not cover a period, so the service ended."""
+    """The escrow did not cover a period, or would not have covered the next one, so the service ended."""
 
     customer: str
     provider: str
     device: str
     service_type: str
     unpaid: Amount
+    """What the escrow lacked."""
     at: datetime
+    due_at: datetime | None = None
+    """When what was used until now settles; None where that was the period that the escrow did not cover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,6 +468,11 @@ class Contract:
     meter_seq: int = 0
     unit_ms: int = 0
     """Usage as metered last, cumulative."""
+    billable_unit_ms: int = 0
+    """Of that, what is charged."""
+    forgone_unit_ms: int = 0
+    """Usage that was possible in a period with misses and that no meter had reported when it settled. Nobody charges
+    for it later, in a period that has no penalty."""
     charged_unit_ms: int = 0
     next_period: int = 0
     misses: dict[int, int] = field(default_factory=dict)
@@ -528,12 +536,25 @@ class Contract:
         """Begin and end of a window, in milliseconds of service."""
         return number * self.window_ms, min((number + 1) * self.window_ms, self.length_ms)
 
+    def windows_of(self, period: int) -> range:
+        begins_ms, ends_ms = self.period(period)
+        return range(floor_div(begins_ms, self.window_ms), ceil_div(ends_ms, self.window_ms))
+
     def time(self, ms: int) -> datetime:
         return self.started_at + ms * MILLISECOND
 
     def due_at(self, period: int) -> datetime:
         """When a period settles: a grace for reports after its end."""
         return self.time(self.period(period)[1] + self.terms.grace_minutes * MINUTE_MS)
+
+    def usable_before(self, ms: int) -> int:
+        """Milliseconds of service before a time in the periods that are not settled yet that were not paused."""
+        paused_ms = self.paused_ms
+        for pause in self.pauses:
+            paused_ms -= max(pause.ends_ms - max(pause.begins_ms, ms), 0)
+        if self.paused_at:
+            paused_ms += max(ms - self.ms_at(self.paused_at), 0)
+        return ms - paused_ms
 
     def paused_in(self, begins_ms: int, ends_ms: int) -> bool:
         """Whether any part of that time was paused."""
@@ -556,14 +577,26 @@ def _resumed(contract: Contract, event: ContractResumed) -> Contract:
     )
 
 
+def _metered(contract: Contract, event: UsageMetered) -> Contract:
+    possible = contract.terms.units * contract.usable_ms(event.at)
+    billable = contract.billable_unit_ms + event.unit_ms - contract.unit_ms
+    billable = min(billable, possible - contract.forgone_unit_ms)
+    return replace(contract, meter_seq=event.seq, unit_ms=event.unit_ms, billable_unit_ms=billable)
+
+
 def _settled(contract: Contract, event: PeriodSettled | PeriodNetted) -> Contract:
     """The next period is to be settled; what only the settled ones needed is dropped."""
     settled_ms = contract.period(event.period)[1]
     oldest = floor_div(settled_ms, contract.window_ms) - contract.terms.breach_windows + 1
+    forgone = contract.forgone_unit_ms
+    if any(contract.misses.get(window) for window in contract.windows_of(event.period)):
+        possible = contract.terms.units * contract.usable_before(settled_ms)
+        forgone = max(forgone, possible - contract.billable_unit_ms)
     return replace(
         contract,
         next_period=event.period + 1,
         charged_unit_ms=contract.charged_unit_ms + event.unit_ms,
+        forgone_unit_ms=forgone,
         pauses=tuple(pause for pause in contract.pauses if pause.ends_ms > settled_ms),
         misses={window: missed for window, missed in contract.misses.items() if window >= oldest},
         closed=event.last,
@@ -579,7 +612,7 @@ def _ended(contract: Contract, status: str, at: datetime) -> Contract:
 def evolve_contract(contract: Contract, event: ContractEvent) -> Contract:
     match event:
         case UsageMetered():
-            return replace(contract, meter_seq=event.seq, unit_ms=event.unit_ms)
+            return _metered(contract, event)
         case ServiceLevelReported():
             return replace(contract, misses={**contract.misses, event.window: len(event.missed)})
         case PeriodSettled():
@@ -664,7 +697,11 @@ def _evolve_end(
         case ContractCompleted():
             return _ended(contract, "completed", event.at)
         case ContractOverdrawn():
-            return _ended(contract, "overdrawn", event.at)
+            if event.due_at is None:
+                return _ended(contract, "overdrawn", event.at)
+            return replace(
+                contract, status="overdrawn", ends_at=event.at, ended_at=event.at, holds_capacity=False
+            )
         case ContractExpired():
             return _ended(contract, "expired", event.at)
 
@@ -679,7 +716,8 @@ class OpenContract:
     """Book units of an offering for some minutes, at its price of now.
 
     `price_cap` is the most you pay for one unit for one hour; without one, say `any_price`. The escrow takes the
-    charge of the whole term, or a smaller `deposit` that covers the first period and that you top up.
+    charge of the whole term, or a smaller `deposit` that covers the first period and that you top up: reserved time
+    ends when a period settles and the escrow does not cover the next one.
     """
 
     contract: Id
@@ -1205,9 +1243,12 @@ def expire_contract(command: ExpireContract, issued: Issued, read: Read) -> Deci
     contract = known(read, command.contract)
     if contract.status != "created":
         return
-    undisputed(contract, command.contract)
     if issued.at < contract.start_by:
         raise ContractHasNotExpired(contract=command.contract, start_by=contract.start_by)
+    if contract.dispute and contract.holds_capacity:
+        yield from _release_capacity(read, issued, command.contract, contract)
+        return
+    undisputed(contract, command.contract)
     yield (
         contracts(command.contract),
         ContractExpired(
@@ -1353,7 +1394,7 @@ def window_charges(contract: Contract, period: int, charge: int) -> Iterator[tup
     """A period's windows and their charges: in proportion to time, by cumulative floors, so that they add up."""
     begins_ms, ends_ms = contract.period(period)
     before = 0
-    for window in range(floor_div(begins_ms, contract.window_ms), ceil_div(ends_ms, contract.window_ms)):
+    for window in contract.windows_of(period):
         until_ms = contract.window(window)[1]
         so_far = floor_div(charge * (until_ms - begins_ms), ends_ms - begins_ms)
         yield window, so_far - before
@@ -1366,9 +1407,12 @@ def dues(contract: Contract, period: int) -> Dues:
     A window's penalty is 10 % of its charge per missed indicator, rounded down, at most its charge. The last period
     of a contract that was ended early holds the notice as well: more charge if the customer ended it, more penalty if
     the provider did, at most what he would get.
+
+    Usage that is metered late counts in the period that is next, but not that of a period with misses: its penalty
+    is part of its charge, so its provider meters it in time or not at all.
     """
     terms = contract.terms
-    until = terms.units * contract.period(period)[1] if terms.timed else contract.unit_ms
+    until = terms.units * contract.period(period)[1] if terms.timed else contract.billable_unit_ms
     charge = terms.charge(until) - terms.charge(contract.charged_unit_ms)
     penalty = 0
     for window, part in window_charges(contract, period, charge):
@@ -1398,8 +1442,7 @@ def settle_period(command: SettlePeriod, issued: Issued, read: Read) -> Decision
     if issued.at < due_at:
         raise PeriodHasNotClosed(period=command.period, due_at=due_at)
     if contract.dispute and contract.holds_capacity and issued.at >= contract.due_at(contract.last_period):
-        yield contracts(command.contract), CapacityReleased(issued.at)
-        yield from _let_go_of_capacity(read, issued, command.contract, contract)
+        yield from _release_capacity(read, issued, command.contract, contract)
         return
     undisputed(contract, command.contract)
     if contract.escrowed:
@@ -1409,14 +1452,20 @@ def settle_period(command: SettlePeriod, issued: Issued, read: Read) -> Decision
 
 
 def _settle_from_escrow(read: Read, issued: Issued, command: SettlePeriod, contract: Contract) -> Decision:
-    """The penalty comes first, then the provider; the fee is ceil(1 %) of the provider's share."""
+    """The penalty comes first, then the provider; the fee is ceil(1 %) of the provider's share.
+
+    Nobody serves on credit: where the escrow does not cover the next period, the service ends now.
+    """
     owed = dues(contract, command.period)
     penalty = min(owed.penalty, contract.remaining)
     share = min(owed.charge - owed.penalty, contract.remaining - penalty)
     fee = ceil_div(share * contract.terms.fee, BASIS_POINTS)
     unpaid = owed.charge - penalty - share
     overdrawn = unpaid > 0 and contract.status in RUNNING
-    last = overdrawn or command.period == contract.last_period
+    left = contract.remaining - penalty - share
+    lacks = unpaid if overdrawn else lacking(contract, command.period + 1, left, issued.at)
+    ended = replace(contract, ends_at=issued.at) if lacks else contract
+    last = overdrawn or command.period == ended.last_period
     begins_ms, ends_ms = contract.period(command.period)
     yield (
         contracts(command.contract),
@@ -1431,7 +1480,7 @@ def _settle_from_escrow(read: Read, issued: Issued, command: SettlePeriod, contr
             paid=share - fee,
             unpaid=unpaid,
             last=last,
-            due_at=None if last else contract.due_at(command.period + 1),
+            due_at=None if last else ended.due_at(command.period + 1),
             customer=contract.customer,
             provider=contract.provider,
             offering=contract.offering,
@@ -1454,7 +1503,24 @@ def _settle_from_escrow(read: Read, issued: Issued, command: SettlePeriod, contr
     if fee:
         yield from move(read, escrow, FEES, fee, "fee")
     if last:
-        yield from _end(read, issued, command.contract, contract, unpaid if overdrawn else 0)
+        yield from _end(read, issued, command.contract, contract, lacks)
+    elif lacks:
+        parties = contract.customer, contract.provider, contract.device, contract.service_type
+        due_at = ended.due_at(command.period + 1)
+        yield contracts(command.contract), ContractOverdrawn(*parties, lacks, issued.at, due_at)
+        yield from _let_go_of_capacity(read, issued, command.contract, contract)
+
+
+def lacking(contract: Contract, period: int, left: int, at: datetime) -> int:
+    """What the escrow lacks for a period of reserved time that is about to be used.
+
+    How much of metered usage the escrow still covers is known to the provider, who may leave at once.
+    """
+    terms = contract.terms
+    if not terms.timed or not contract.runs(at):
+        return 0
+    begins_ms, ends_ms = contract.period(period)
+    return max(terms.charge(terms.units * ends_ms) - terms.charge(terms.units * begins_ms) - left, 0)
 
 
 def _net(read: Read, issued: Issued, command: SettlePeriod, contract: Contract) -> Decision:
@@ -1514,6 +1580,12 @@ def _end(read: Read, issued: Issued, id: str, contract: Contract, unpaid: int) -
         yield contracts(id), ContractCompleted(*parties, issued.at)
     yield from _let_go_of_capacity(read, issued, id, contract)
     yield from _return_the_rest(read, issued, id)
+
+
+def _release_capacity(read: Read, issued: Issued, id: str, contract: Contract) -> Decision:
+    """A dispute freezes money; the units that a service needs no more are not part of it."""
+    yield contracts(id), CapacityReleased(issued.at)
+    yield from _let_go_of_capacity(read, issued, id, contract)
 
 
 def _let_go_of_capacity(read: Read, issued: Issued, id: str, contract: Contract) -> Decision:

@@ -91,6 +91,7 @@ P = Parameters()
 
 MODES = ("match", "bids", "vickrey")
 SETTLEMENTS = ("escrow", "netted")
+FASTEST_MS = min(tier.p95_ms for tier in TIERS.values())
 
 # Events: stored for ever. Add fields with defaults; never rename, never remove.
 
@@ -579,10 +580,10 @@ class Market:
         self.minutes = minutes
         self._here: dict[tuple[str, str], bool] = {}
         self._scores: dict[tuple[str, str], int] = {}
-        self._factors: dict[tuple[str, str, int], int] = {}
+        self._rates: dict[tuple[str, str, str, int], tuple[int, int, int]] = {}
 
-    def suitable(self, need: Requirement) -> Iterator[tuple[str, str, Listing]]:
-        """Tier, id and listing of every offering that is big and good enough, however few units are free."""
+    def suitable(self, need: Requirement, least_free: int) -> Iterator[tuple[str, str, Listing]]:
+        """Tier, id and listing of every offering that is big and good enough and has so many units free."""
         least = tier_of(need.tier).rank
         for name, tier in TIERS.items():
             if tier.rank < least:
@@ -590,7 +591,8 @@ class Market:
             lane = self.read(lanes, lane_id(need.service_type, need.region, name))
             for id, listing in lane.listings.items():
                 if (
-                    listing.cpu_millicores >= need.cpu_millicores
+                    listing.free >= least_free
+                    and listing.cpu_millicores >= need.cpu_millicores
                     and listing.memory_mb >= need.memory_mb
                     and listing.gpu >= need.gpu
                     and listing.provider != self.customer
@@ -600,23 +602,27 @@ class Market:
 
     def priced(self, need: Requirement, tier: str, id: str, listing: Listing, units: int) -> Candidate:
         """The offering at its price for so many units."""
-        name = lane_id(need.service_type, need.region, tier)
-        lane = self.read(lanes, name)
-        if (name, tier, units) not in self._factors:
-            self._factors[name, tier, units] = lane_factors(lane, tier, units, self.minutes, self.at)
-        factors = self._factors[name, tier, units]
+        factors, floor, ceiling = self._rate(need.service_type, need.region, tier, units)
         reputation = self._score(listing.device, need.service_type)
-        price, _ = unit_price(listing.base_price, factors, reputation, lane.floor, lane.ceiling)
+        price, _ = unit_price(listing.base_price, factors, reputation, floor, ceiling)
         return Candidate(id, listing, tier, price, reputation)
 
     def candidates(self, need: Requirement, limit: int | None) -> list[Candidate]:
         """All offerings that pass the hard filters."""
         found = (
             self.priced(need, tier, id, listing, need.units)
-            for tier, id, listing in self.suitable(need)
-            if listing.free >= need.units
+            for tier, id, listing in self.suitable(need, need.units)
         )
         return [each for each in found if limit is None or each.price <= limit]
+
+    def _rate(self, service_type: str, region: str, tier: str, units: int) -> tuple[int, int, int]:
+        """What all offerings of a lane share: the product of the price factors, floor and ceiling."""
+        known = self._rates.get((service_type, region, tier, units))
+        if known is None:
+            lane = self.read(lanes, lane_id(service_type, region, tier))
+            known = lane_factors(lane, tier, units, self.minutes, self.at), lane.floor, lane.ceiling
+            self._rates[service_type, region, tier, units] = known
+        return known
 
     def _is_here(self, device: str, region: str) -> bool:
         if (device, region) not in self._here:
@@ -635,11 +641,10 @@ class Market:
 
 def match_score(candidate: Candidate, cheapest: int) -> int:
     """Price, reputation and latency, each in basis points (price and latency rounded down), times their weights."""
-    fastest = min(tier.p95_ms for tier in TIERS.values())
     return (
         P.price_weight * floor_div(BASIS_POINTS * cheapest, candidate.price)
         + P.reputation_weight * candidate.reputation
-        + P.latency_weight * floor_div(BASIS_POINTS * fastest, TIERS[candidate.tier].p95_ms)
+        + P.latency_weight * floor_div(BASIS_POINTS * FASTEST_MS, TIERS[candidate.tier].p95_ms)
     )
 
 
@@ -649,8 +654,9 @@ def best(found: Iterable[Candidate]) -> tuple[Candidate, int] | None:
     if not everyone:
         return None
     cheapest = min(each.price for each in everyone)
-    chosen = min(everyone, key=lambda each: (-match_score(each, cheapest), each.offering))
-    return chosen, match_score(chosen, cheapest)
+    scored = [(-match_score(each, cheapest), each.offering, each) for each in everyone]
+    lowest, _, chosen = min(scored, key=lambda each: each[:2])
+    return chosen, -lowest
 
 
 def request_service(command: RequestService, issued: Issued, read: Read) -> Decision:
@@ -1023,7 +1029,7 @@ def _plan(command: AllocateBurst, issued: Issued, read: Read) -> tuple[list[Burs
     for need in command.requirements:
         open_units = need.units
         able = []
-        for tier, id, listing in market.suitable(need):
+        for tier, id, listing in market.suitable(need, 1):
             units = min(listing.free - taken.get(id, 0), need.units)
             if units > 0:
                 able.append(market.priced(need, tier, id, listing, units))

@@ -65,6 +65,7 @@ P = Parameters()
 
 TIMED_OUT = "timed-out"
 """The reason of a refund after a refusal."""
+ZONE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 HEX_KEY = re.compile(r"[0-9a-f]{64}\Z")
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}\Z")
 
@@ -404,6 +405,10 @@ class PeerIsThisZone(Rejected):
     """A zone is no peer of its own."""
 
 
+class PeerNameIsMalformed(Rejected):
+    """A zone's name has at most 63 characters and begins with a letter or a digit."""
+
+
 class PeerKeyIsMalformed(Rejected):
     """A peer's key is an Ed25519 public key of 64 hex digits."""
 
@@ -526,6 +531,8 @@ def proven(read: Read, issued: Issued, zone: str, text: str, proof: str) -> None
 
 
 def register_peer(command: RegisterPeer, issued: Issued, read: Read) -> Decision:
+    if not ZONE_NAME.match(command.zone):
+        raise PeerNameIsMalformed(zone=command.zone)
     if command.zone == read(zones, "self").name:
         raise PeerIsThisZone(zone=command.zone)
     if read(peers, command.zone).key:

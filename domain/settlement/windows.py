@@ -59,8 +59,11 @@ class Parameters:
     """In the open window and in those whose obligations may still move there, together."""
     most_positions: int = 200
     """Pairs of party and asset, counted in the same windows."""
-    most_own_obligations: int = 100
-    """Those that a debtor records himself, a window: nobody fills a window alone."""
+    most_obligations_of_debtors: int = 1_000
+    most_positions_of_debtors: int = 100
+    """Debtors themselves fill half of both at most: what they promise costs nothing; the system needs its room."""
+    most_own_obligations: int = 50
+    """Those that a debtor records himself, a window: nobody fills even that half alone."""
     most_carries: int = 30
     """Windows that an obligation leaves because somebody could not pay; with the next one it lapses, so that what
     the insolvent owe does not fill the windows for ever."""
@@ -743,7 +746,7 @@ def record_obligation(command: RecordObligation, issued: Issued, read: Read) -> 
         ),
     )
     due = Due(name, command.debtor, command.creditor, command.asset, command.amount)
-    yield from _list(read, window, due, own)
+    yield from _list(read, window, due, own, not own)
 
 
 def _open_one(read: Read, window: str) -> str:
@@ -760,16 +763,20 @@ def _open_one(read: Read, window: str) -> str:
     return window or desk.open
 
 
-def _list(read: Read, window: str, due: Due, own: bool) -> Decision:
-    """Put an obligation into the open window, where there is room."""
+def _list(read: Read, window: str, due: Due, own: bool, of_system: bool) -> Decision:
+    """Put an obligation into the open window, where there is room for the system's, or for its parties'."""
+    most, most_positions = P.most_obligations, P.most_positions
+    if not of_system:
+        most = min(most, P.most_obligations_of_debtors)
+        most_positions = min(most_positions, P.most_positions_of_debtors)
     at_work = [read(windows, each) for each in sorted(read(clearing, ALL).at_work)]
     # All that is at work may end up in the open window, so the bounds hold for the sum.
-    if sum(each.listed for each in at_work) >= P.most_obligations:
-        raise WindowIsFull(limit=P.most_obligations)
+    if sum(each.listed for each in at_work) >= most:
+        raise WindowIsFull(limit=most)
     names = {position_name(due.debtor, due.asset), position_name(due.creditor, due.asset)}
     taken = {name for each in at_work for name in each.positions}
-    if not names <= taken and len(names | taken) > P.most_positions:
-        raise WindowHasTooManyPositions(limit=P.most_positions)
+    if not names <= taken and len(names | taken) > most_positions:
+        raise WindowHasTooManyPositions(limit=most_positions)
     page = read(windows, window).listed // PAGE
     yield windows(window), ObligationCounted(due.debtor, due.creditor, due.asset, own)
     yield pages(window, str(page)), ObligationListed(due)
@@ -785,7 +792,7 @@ def renew_obligation(command: RenewObligation, issued: Issued, read: Read) -> De
             if due.obligation == command.obligation:
                 target = _open_one(read, "")
                 yield pages(command.window, number), ObligationRenewed(command.obligation, target)
-                yield from _list(read, target, replace(due, carries=0), False)
+                yield from _list(read, target, replace(due, carries=0), False, issued.is_service)
                 return
     raise ObligationHasNotLapsed(obligation=command.obligation, window=command.window)
 

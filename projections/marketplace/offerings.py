@@ -117,7 +117,7 @@ class Lane(Row):
     """0: none."""
 
 
-@table("marketplace_hours", key=("service_type", "region", "tier", "hour"), indexes=("hour",))
+@table("marketplace_hours", key=("service_type", "region", "tier", "hour"), indexes=("hour, region",))
 class Hour(Row):
     """What happened in a lane within an hour."""
 

@@ -26,7 +26,12 @@ from projections._timers import schedule, settle, timers
 @table(
     "marketplace_requests",
     key=("request",),
-    indexes=("status, expires_at, request", "customer, at, request", "service_type, region, tier"),
+    indexes=(
+        "status, expires_at, request",
+        "customer, at, request",
+        "unmatched, service_type, region, tier",
+        "at, request",
+    ),
 )
 class Request(Row):
     request: str
@@ -72,7 +77,11 @@ class Request(Row):
     ended_at: datetime | None = None
 
 
-@table("marketplace_bids", key=("request", "provider"), indexes=("provider, at, request",))
+@table(
+    "marketplace_bids",
+    key=("request", "provider"),
+    indexes=("provider, at, request", "at, request, provider"),
+)
 class Bid(Row):
     request: str
     provider: str
@@ -86,7 +95,7 @@ class Bid(Row):
     """Everybody may know it: bidding was closed."""
 
 
-@table("marketplace_bursts", key=("burst",), indexes=("customer, at, burst",))
+@table("marketplace_bursts", key=("burst",), indexes=("customer, at, burst", "at, burst"))
 class Burst(Row):
     burst: str
     customer: str = ""

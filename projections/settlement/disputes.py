@@ -13,7 +13,13 @@ from projections._tables import Money, Row, table
 @table(
     "settlement_disputes",
     key=("dispute",),
-    indexes=("status, opened_at, dispute", "customer, opened_at", "provider, opened_at"),
+    indexes=(
+        "status, opened_at, dispute",
+        "customer, opened_at, dispute",
+        "provider, opened_at, dispute",
+        "opened_at, dispute",
+        "contract",
+    ),
 )
 class Dispute(Row):
     dispute: str

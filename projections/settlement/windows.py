@@ -119,6 +119,8 @@ class Departure(Row):
         "debtor, recorded_at, obligation",
         "creditor, recorded_at, obligation",
         "status, recorded_at",
+        "window_id, recorded_at, obligation",
+        "recorded_at, obligation",
     ),
 )
 class Obligation(Row):

@@ -42,8 +42,9 @@ _FROM = """
     LEFT JOIN read.marketplace_reputations r
         ON (r.zone, r.generation, r.device, r.service) = (o.zone, o.generation, o.device, o.service_type)
 """
+# Most devices are where they were; as a plain equation PostgreSQL takes it for rare, and sorts all that is for sale.
 _SERVES = """
-    (o.status = 'active' AND d.region = o.region
+    (o.status = 'active' AND coalesce(d.region = o.region, false)
      AND NOT (d.suspended_by_owner OR d.suspended_by_operator OR d.retired))
 """
 _RANKS = " ".join(f"WHEN '{name}' THEN {tier.rank}" for name, tier in TIERS.items())
@@ -541,7 +542,7 @@ marketplace.get(
            bool_or(incomplete) AS incomplete
     FROM read.marketplace_hours h JOIN live USING (zone, generation)
     WHERE {_HOURS}
-    GROUP BY hour, region
+    GROUP BY hour, region ORDER BY hour DESC, region DESC
     """,  # noqa: S608 - made of our own declarations only
     key=("hour", "region"),
     descending=True,

@@ -53,7 +53,7 @@ class Window:
     in it (at the end: those that it settled), `taken_over` those that came from other windows, `left_it` those that
     left because somebody could not pay or it was aborted; they went to `moved_to`, if they do not wait, and `lapsed`
     ones stay behind. `totals` tell per asset the `gross` sum of its obligations and the `net` sum that was paid, or is
-    to be; `saved` = gross - net is what netting spared (0 until the close)."""
+    to be; `saved` = gross - net is what netting spared (0 until the close, and where nothing was paid)."""
 
     opened_at: datetime
     window: str
@@ -88,8 +88,9 @@ settlement.get(
     FROM read.settlement_windows w JOIN live USING (zone, generation)
     CROSS JOIN LATERAL (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
-                   'asset', asset, 'obligations', x.obligations, 'gross', gross::text, 'net', net::text,
-                   'saved', CASE w.status WHEN 'open' THEN 0 ELSE gross - net END::text,
+                   'asset', asset, 'obligations', x.obligations, 'gross', gross::text,
+                   'net', CASE w.status WHEN 'aborted' THEN 0 ELSE net END::text,
+                   'saved', CASE WHEN w.status IN ('open', 'aborted') THEN 0 ELSE gross - net END::text,
                    'left_it', x.left_it::text
                ) ORDER BY asset), '[]') AS totals,
                coalesce(max(x.position), 0) AS position, coalesce(bool_or(x.incomplete), false) AS incomplete
@@ -118,7 +119,8 @@ class OfPositions:
 @dataclass(frozen=True, slots=True)
 class Position:
     """What a party owes and is owed in a window, and `net` = owed - owes. From the close on, `pays` and `receives`
-    are what the window nets that to. `status` is the window's, or `left` where the party could not settle and left.
+    are what the window nets that to, and 0 where it was aborted. `status` is the window's, or `left` where the party
+    could not settle and left.
     Participants see their own, operators and auditors everybody's."""
 
     window: str
@@ -140,7 +142,9 @@ settlement.get(
     Position,
     """
     SELECT p.window_id AS window, p.party, p.asset, CASE WHEN d.party IS NULL THEN w.status ELSE 'left' END AS status,
-           p.obligations, owes, owed, owed - owes AS net, pays, receives,
+           p.obligations, owes, owed, owed - owes AS net,
+           CASE w.status WHEN 'aborted' THEN 0 ELSE pays END AS pays,
+           CASE w.status WHEN 'aborted' THEN 0 ELSE receives END AS receives,
            greatest(p.position, w.position, d.position) AS version,
            p.incomplete OR w.incomplete OR coalesce(d.incomplete, false) AS incomplete
     FROM read.settlement_positions p JOIN live USING (zone, generation)
@@ -328,7 +332,7 @@ settlement.get(
     JOIN (VALUES (0, 1), (1, 7), (7, 30), (30, NULL)) AS bucket(from_days, to_days)
       ON live.as_of - recorded_at >= make_interval(days => from_days)
      AND (to_days IS NULL OR live.as_of - recorded_at < make_interval(days => to_days))
-    WHERE status <> 'settled' AND (%(sees_all)s OR %(principal)s IN (debtor, creditor))
+    WHERE status IN ('recorded', 'waiting', 'lapsed') AND (%(sees_all)s OR %(principal)s IN (debtor, creditor))
       AND (%(party)s = '' OR debtor = %(party)s OR creditor = %(party)s)
     GROUP BY asset, from_days, to_days
     """,

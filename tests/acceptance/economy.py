@@ -7,9 +7,12 @@ town; what it looks like inside is folded from the stored events, apart from the
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import itertools
+import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,12 +23,18 @@ import psycopg
 import pytest
 
 from commands._codec import decode_json, streams
+from commands._http import ROUTES
 from commands._log import PostgresLog
-from commands.api import make_app
+from commands._sequencer import Sequencer
+from commands._signatures import public_key, sign, zone_key
+from commands._zones import Zones
+from commands.api import load_routes, make_app
+from domain.settlement.transfers import Packet, statement
+from ops.servers import Servers
 from ops.settings import APP_ROLE
 from ops.zones import MANUAL_START
 from tests.acceptance.api import Caller, Village, environment, make_zone, village
-from tests.conftest import Database
+from tests.conftest import Database, _renamed
 
 FUNDS = 10**9
 """What everybody owns, and what is in the rewards pool and in the treasury."""
@@ -45,6 +54,14 @@ WELL = {
 """What a device reports that may be harvested."""
 SIZE = {"cpu_millicores": 4_000, "memory_mb": 8_000, "storage_mb": 50_000, "bandwidth_kbps": 50_000, "gpu": 1}
 ANY = {"any_price": True}
+NEED = {"service_type": "compute", "region": "north", "tier": "bronze", "units": 1}
+
+load_routes()
+PATHS = {name.split("/")[1]: name for name in ROUTES}
+"""`transfer` -> `ledger/transfer`"""
+assert len(PATHS) == len(ROUTES)
+MOST_LINES = 1_000
+"""Of a batch of commands."""
 
 _numbers = itertools.count(1)
 
@@ -61,8 +78,15 @@ class Person(Caller):
         return super().headers(**({"fogbook_zone": self.zone} | more))
 
     async def send(self, path: str, body: Any = None, **headers: str | None) -> httpx.Response:
-        self.http = self.servers[next(self.turns) % len(self.servers)]
-        return await super().send(path, body, **headers)
+        """POST a command by its name alone (there are no two of one name); `?dry_run=true` may follow."""
+        return await self.send_to(next(self.turns), path, body, **headers)
+
+    async def send_to(
+        self, server: int, path: str, body: Any = None, **headers: str | None
+    ) -> httpx.Response:
+        self.http = self.servers[server % len(self.servers)]
+        name, _, query = path.partition("?")
+        return await super().send(f"{PATHS.get(name, name)}?{query}".rstrip("?"), body, **headers)
 
 
 class Everybody(dict[str, Person]):
@@ -72,12 +96,27 @@ class Everybody(dict[str, Person]):
         return self[name]
 
 
-def problem(response: httpx.Response, rule: str, status: int = 409) -> Any:
+def status_of(rule: str) -> int:
+    """The status of a problem of that name: 409 for what a rule refuses, 404 where it is about what there is not."""
+    others = {
+        "malformed-body": 400,
+        "malformed-time": 400,
+        "no-main-stream": 400,
+        "stale-version": 412,
+        "invalid-body": 422,
+        "idempotency-key-reused": 422,
+    }
+    if rule.endswith("-not-allowed"):
+        return 403
+    return 404 if rule.endswith("-not-found") else others.get(rule, 409)
+
+
+def problem(response: httpx.Response, rule: str) -> Any:
     """The answer is a problem document that names the rule; returns it."""
     assert response.headers["content-type"] == "application/problem+json", response.text
     body = response.json()
-    assert (response.status_code, body["type"]) == (status, f"/problems/{rule}"), body
-    assert body["status"] == status
+    assert (response.status_code, body["type"]) == (status_of(rule), f"/problems/{rule}"), body
+    assert body["status"] == response.status_code
     assert body["title"]
     assert body["detail"]
     return body
@@ -88,7 +127,7 @@ def rule_of(response: httpx.Response) -> str:
     if response.status_code == 200:
         return "ok"
     name: str = response.json()["type"].removeprefix("/problems/")
-    problem(response, name, response.status_code)
+    problem(response, name)
     return name
 
 
@@ -99,7 +138,9 @@ class Town:
     people: Everybody
     log: PostgresLog
     database: psycopg.Connection[Any]
+    sequencing: list[Zones]
     now: datetime = MANUAL_START
+    has: set[str] = field(default_factory=set)
 
     def at(self, **by: float) -> str:
         return (self.now + timedelta(**by)).isoformat()
@@ -107,7 +148,12 @@ class Town:
     async def later(self, **by: float) -> None:
         """Let time pass."""
         self.now += timedelta(**by)
-        await self.people.admin.ok("platform/advance-clock", fogbook_at=self.now.isoformat())
+        await self.people.admin.ok("advance-clock", fogbook_at=self.now.isoformat())
+
+    async def restart(self) -> None:
+        """Both servers begin anew, with nothing in memory."""
+        for zones in self.sequencing:
+            await zones.stop()
 
     # Looking in
 
@@ -143,10 +189,22 @@ class Town:
 
     async def state(self, name: str) -> Any:
         """The exact state of a stream, folded from the stored events."""
-        stream = streams()[name.partition(":")[0]]
-        loaded = await self.log.load(self.zone, {name: stream}, self.counts()[0])
+        return (await self.states([name]))[name]
+
+    async def states(self, names: Iterable[str]) -> dict[str, Any]:
+        wanted = {name: streams()[name.partition(":")[0]] for name in names}
+        loaded = await self.log.load(self.zone, wanted, self.counts()[0])
         assert loaded is not None
-        return loaded[name].state
+        return {name: entry.state for name, entry in loaded.items()}
+
+    async def all_of(self, category: str) -> dict[str, Any]:
+        """The states of all streams of a kind, by their ids."""
+        rows = self.database.execute(
+            "SELECT DISTINCT stream FROM events WHERE zone = %s AND stream LIKE %s",
+            (self.zone, f"{category}:%"),
+        )
+        found = await self.states(row[0] for row in rows)
+        return {name.partition(":")[2]: state for name, state in found.items()}
 
     async def held(self, who: str) -> int:
         held: int = (await self.state(f"wallet:{who}")).held.get("FOG", 0)
@@ -162,11 +220,11 @@ class Town:
 
     # What must not work
 
-    async def refuses(self, who: str, path: str, body: Any, rule: str, status: int = 409) -> Any:
-        """The command is refused by that rule and changes nothing; only a 409 is remembered."""
+    async def refuses(self, who: str, path: str, body: Any, rule: str) -> Any:
+        """The command is refused by that rule and changes nothing; only what a rule refused is remembered."""
         events, fates = self.counts()
-        found = problem(await self.people[who].send(path, body), rule, status)
-        assert self.counts() == (events, fates + (status == 409)), (path, body)
+        found = problem(await self.people[who].send(path, body), rule)
+        assert self.counts() == (events, fates + (found["status"] == 409)), (path, body)
         return found
 
     @contextmanager
@@ -176,6 +234,20 @@ class Town:
         yield
         assert self.counts()[0] == events
         assert self.balances() == before
+
+    async def many(self, who: str, lines: list[bytes], dry_run: bool = False) -> list[Any]:
+        """The answers to many commands at once; a line is JSON as it goes over the wire."""
+        caller = self.people[who]
+        headers = caller.headers(idempotency_key=None) | {"content-type": "application/x-ndjson"}
+        url = "/commands?dry_run=true" if dry_run else "/commands"
+        answers: list[Any] = []
+        for start in range(0, len(lines), MOST_LINES):
+            content = b"\n".join(lines[start : start + MOST_LINES])
+            response = await caller.servers[0].post(url, headers=headers, content=content)
+            assert response.status_code == 200, response.text
+            answers += map(json.loads, response.content.splitlines())
+        assert len(answers) == len(lines)
+        return answers
 
     # What is there to begin with. Commands of different people join one batch.
 
@@ -193,36 +265,47 @@ class Town:
 
     async def funded(self) -> None:
         """Everybody has a wallet with something in it, and so have the rewards pool and the treasury."""
-        await self.all_ok(*((who, "ledger/open-wallet", {"wallet": who}) for who in PEOPLE))
-        targets = [f"wallet:{who}" for who in PEOPLE] + ["pool:rewards", "treasury"]
-        mint = {"amount": str(FUNDS), "reason": "start", "reference": "r"}
-        await asyncio.gather(
-            *(self.people.admin.ok("ledger/mint-tokens", {"to": to} | mint) for to in targets)
+        mint = {"reason": "start", "reference": "r"}
+        paid = [{"to": f"wallet:{who}", "amount": str(FUNDS)} for who in PEOPLE]
+        treasury = str(FUNDS * (1 + len(PEOPLE)))
+        steps = (
+            ("mint-tokens", {"to": "pool:rewards", "amount": str(FUNDS)} | mint),
+            ("mint-tokens", {"to": "treasury", "amount": treasury} | mint),
+            (
+                "distribute-rewards",
+                {"distribution": "s", "kind": "start", "pool": "treasury", "allocations": paid},
+            ),
         )
+        lines = [
+            json.dumps({"context": "ledger", "command": command, "key": f"start-{n}", "body": body}).encode()
+            for n, (command, body) in enumerate(steps)
+        ]
+        assert [answer["status"] for answer in await self.many("admin", lines)] == [200] * len(steps)
 
     async def with_validators(self) -> None:
         """Val runs `v1`, Wim `v2`, each with a million of his own."""
         stake = {"self_stake": "1000000", "commission": 0, "minimum_self_stake": "1000"}
         await self.all_ok(
-            ("val", "staking/register-validator", {"validator": "v1"} | stake),
-            ("wim", "staking/register-validator", {"validator": "v2"} | stake),
+            ("val", "register-validator", {"validator": "v1"} | stake),
+            ("wim", "register-validator", {"validator": "v2"} | stake),
         )
 
     async def with_devices(self) -> None:
         """Ben has `d1`, Dee `d2`, Val `w1`, Wim `w2`: all alike, in the north."""
+        if "devices" in self.has:
+            return
+        self.has.add("devices")
         owners = {"d1": "ben", "d2": "dee", "w1": "val", "w2": "wim"}
         for_all = {"type": "laptop", "capabilities": SIZE, "region": "north"}
-        await self.all_ok(
-            *((who, "devices/register-device", {"device": d} | for_all) for d, who in owners.items())
-        )
+        await self.all_ok(*((who, "register-device", {"device": d} | for_all) for d, who in owners.items()))
 
     async def with_harvesters(self) -> None:
         """`d1` and `d2` are enrolled and reported that they may be harvested."""
         await self.with_devices()
         for who, device in (("ben", "d1"), ("dee", "d2")):
             await self.all_ok(
-                (who, "harvest/enrol-harvester", {"device": device, "capabilities": SIZE}),
-                (who, "harvest/report-device-state", {"device": device, "seq": 1} | WELL),
+                (who, "enrol-harvester", {"device": device, "capabilities": SIZE}),
+                (who, "report-device-state", {"device": device, "seq": 1} | WELL),
             )
 
     async def with_offerings(self, pricing: str = "reserved", capacity: int = 2) -> None:
@@ -239,19 +322,18 @@ class Town:
             "pricing": pricing,
         }
         await self.all_ok(
-            ("ben", "marketplace/register-offering", {"offering": "o1", "device": "d1"} | offer),
-            ("dee", "marketplace/register-offering", {"offering": "o2", "device": "d2"} | offer),
+            ("ben", "register-offering", {"offering": "o1", "device": "d1"} | offer),
+            ("dee", "register-offering", {"offering": "o2", "device": "d2"} | offer),
         )
 
     async def opens(self, contract: str, who: str = "ana", offering: str = "o1", **terms: Any) -> Any:
         """A contract of one unit for two hours, in periods of one hour."""
-        body = {"contract": contract, "offering": offering, "units": 1, "minutes": 120} | ANY | terms
-        return await self.people[who].ok("marketplace/open-contract", body)
+        return await self.people[who].ok("open-contract", booked(contract, offering, **terms))
 
     async def starts(self, contract: str, who: str = "ben", offering: str = "o1", **terms: Any) -> None:
         """Ana's contract with Ben, whose service has begun."""
         await self.opens(contract, offering=offering, **terms)
-        await self.people[who].ok("marketplace/start-service", {"contract": contract})
+        await self.people[who].ok("start-service", {"contract": contract})
 
 
 @dataclass
@@ -264,15 +346,33 @@ class Towns:
     log: PostgresLog
     connection: psycopg.Connection[Any]
     runner: asyncio.Runner
+    sequencing: list[Zones]
 
     def run(self, scenario: Any) -> None:
         """Play a scenario in a town of its own."""
         self.runner.run(self._play(scenario))
 
     async def _play(self, scenario: Any) -> None:
-        town = await self.found()
-        await scenario(town)
-        town.balances()
+        try:
+            town = await self.found()
+            await scenario(town)
+            town.balances()
+            for zones in self.sequencing:
+                for sequencer in zones.all():
+                    await self._remembers_what_is_stored(sequencer)
+        finally:
+            # Each keeps a connection to the database, of which there are few.
+            for zones in self.sequencing:
+                await zones.stop()
+
+    async def _remembers_what_is_stored(self, sequencer: Sequencer) -> None:
+        """What a server keeps in memory is what is folded from the log, as far as it has seen that."""
+        kept = {name: entry for name, entry in sequencer._states.items() if not entry.stream.of_command}
+        wanted = {name: entry.stream for name, entry in kept.items()}
+        stored = await self.log.load(sequencer.zone, wanted, sequencer.head.position)
+        assert stored is not None
+        for name, entry in kept.items():
+            assert (entry.state, entry.version) == (stored[name].state, stored[name].version), name
 
     async def found(self) -> Town:
         zone = f"town{next(_numbers)}"
@@ -280,9 +380,74 @@ class Towns:
         people = Everybody(
             {who: Person(self.servers[0], key, zone, self.servers) for who, key in self.keys.items()}
         )
-        town = Town(self.village, zone, people, self.log, self.connection)
+        town = Town(self.village, zone, people, self.log, self.connection, self.sequencing)
         await town.funded()
         return town
+
+
+# Bodies of commands: what is usual, and what a test says otherwise.
+
+Body = dict[str, Any]
+
+FAR = zone_key(b"far away", "far")
+"""The key of a zone that sends packets here."""
+FAR_KEY = public_key(FAR)
+
+
+def kept(t: Town, hold: str = "h1", amount: str = "100", **more: Any) -> Body:
+    """Ana sets something aside for Ben, for an hour."""
+    return {
+        "hold": hold,
+        "wallet": "ana",
+        "payee": "ben",
+        "amount": amount,
+        "expires_at": t.at(hours=1),
+    } | more
+
+
+def booked(contract: str = "k1", offering: str = "o1", **more: Any) -> Body:
+    """One unit for two hours, 2,000 in all."""
+    return {"contract": contract, "offering": offering, "units": 1, "minutes": 120} | ANY | more
+
+
+def wanted(t: Town, request: str, **more: Any) -> Body:
+    """One unit of compute in the north for an hour."""
+    return {"request": request, "expires_at": t.at(hours=2), "minutes": 60} | NEED | more
+
+
+def burst(id: str, units: int = 1, **more: Any) -> Body:
+    return {"burst": id, "requirements": [NEED | {"units": units}], "budget": "1000000", "minutes": 60} | more
+
+
+def owed(debtor: str, creditor: str, amount: str = "100", source: str = "s1", **more: Any) -> Body:
+    return {"debtor": debtor, "creditor": creditor, "amount": amount, "source": source} | more
+
+
+def packet(t: Town, sequence: int = 1, amount: int = 50, **more: Any) -> Packet:
+    """What the zone `far` sends here."""
+    parts: Body = {"source": "far", "target": t.zone, "asset": "FOG", "scale": 6}
+    parts |= {"sender": "wallet:fay", "recipient": "wallet:ana", "timeout": t.now + timedelta(days=1)}
+    return Packet(**(parts | {"sequence": sequence, "amount": amount} | more))
+
+
+def delivered(told: Packet, signed: Packet | None = None) -> Body:
+    """The body for a packet, with its source's signature (of another one, for a forgery)."""
+    body = {name: getattr(told, name) for name in Packet.__slots__}
+    body |= {"amount": str(told.amount), "timeout": told.timeout.isoformat(), "settled": list(told.settled)}
+    return {"packet": body, "proof": sign(FAR, statement("packet", signed or told).encode())}
+
+
+def played(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test from a scenario, which is played in a town of its own; its first parameter is the town."""
+
+    def test(towns: Towns, **more: Any) -> None:
+        towns.run(functools.partial(scenario, **more))
+
+    _, *others = inspect.signature(scenario).parameters.values()
+    first = inspect.Parameter("towns", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    test.__signature__ = inspect.Signature([first, *others])  # type: ignore[attr-defined]
+    test.__name__, test.__doc__, test.__module__ = scenario.__name__, scenario.__doc__, scenario.__module__
+    return test
 
 
 @asynccontextmanager
@@ -300,11 +465,22 @@ async def _two_servers(database: Database) -> AsyncIterator[tuple[Village, tuple
 
 
 @contextmanager
-def towns_of(database: Database, redis_url: str) -> Iterator[Towns]:
+def towns_of(servers: Servers, template: str, name: str) -> Iterator[Towns]:
+    """One database and two servers for all towns of a test module: making them anew takes longer than a test."""
+    with psycopg.connect(servers.superuser_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    database = Database(name, _renamed(servers.database_url, name), _renamed(servers.superuser_url, name))
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
-        environment(patch, database, redis_url)
-        servers = _two_servers(database)
-        made, clients = runner.run(_entered(servers))
+        environment(patch, database, servers.redis_url)
+        sequencing: list[Zones] = []
+
+        def zones(*args: Any, **more: Any) -> Zones:
+            sequencing.append(Zones(*args, **more))
+            return sequencing[-1]
+
+        patch.setattr("commands.api.Zones", zones)
+        serving = _two_servers(database)
+        made, clients = runner.run(_entered(serving))
         keys = {}
         for who in (*PEOPLE, *ROLES):
             scopes = ("act-as", "act-at") if who == "admin" else ()
@@ -313,18 +489,14 @@ def towns_of(database: Database, redis_url: str) -> Iterator[Towns]:
         runner.run(log.connect())
         with database.connect() as connection:
             connection.autocommit = True
-            yield Towns(made, clients, keys, log, connection, runner)
+            yield Towns(made, clients, keys, log, connection, runner, sequencing)
         runner.run(log.close())
-        runner.run(servers.__aexit__(None, None, None))
+        runner.run(_left(serving))
 
 
 async def _entered(context: Any) -> Any:
     return await context.__aenter__()
 
 
-Sent = Coroutine[Any, Any, httpx.Response]
-
-
-async def race(*sent: Sent) -> list[str]:
-    """All at once; what became of each: `ok`, or the rule that refused it."""
-    return [rule_of(response) for response in await asyncio.gather(*sent)]
+async def _left(context: Any) -> None:
+    await context.__aexit__(None, None, None)

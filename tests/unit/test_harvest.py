@@ -15,7 +15,15 @@ import pytest
 from commands._models import command_from
 from domain import devices, harvest, ledger
 from domain._kernel import FOG, NotFound, Rejected
-from domain.devices import Capabilities, RecordReputation, RegisterDevice, SuspendDevice, UpdateCapabilities
+from domain.devices import (
+    Capabilities,
+    RecordReputation,
+    RegisterDevice,
+    ResumeDevice,
+    RetireDevice,
+    SuspendDevice,
+    UpdateCapabilities,
+)
 from domain.harvest import (
     ApproveReward,
     Attestation,
@@ -586,6 +594,17 @@ def test_while_it_is_paused_only_heat_stops_a_session() -> None:
     assert made(scene, HarvestSessionStopped).reason == "device-is-too-hot"
 
 
+def test_a_report_that_changes_what_the_sessions_own_policy_says_is_kept() -> None:
+    """The policy was loosened since: what it says of a report did not change, and the report was lost."""
+    paused = harvested(started(HarvestPolicy(minimum_battery_percent=50)))
+    paused.and_then(PauseHarvestSession("s1"), "ana").and_then(UpdateHarvestPolicy("d1", ANY_TIME), "ana")
+    paused.later(5 * MINUTE).and_then(report(), "ana").later(MINUTE)
+    paused.when(report(battery_percent=30), "ana").then(DeviceStateReported)
+    paused.when(ResumeHarvestSession("s1"), "ana").then(harvest.BatteryIsTooLow)
+    paused.later(MINUTE).when(report(), "ana").then(DeviceStateReported)
+    paused.when(ResumeHarvestSession("s1"), "ana").then(HarvestSessionResumed)
+
+
 def test_only_its_owner_pauses_and_resumes_and_only_what_is_open() -> None:
     scene = harvested(started())
     for command in (PauseHarvestSession("s1"), ResumeHarvestSession("s1"), StopHarvestSession("s1")):
@@ -669,6 +688,49 @@ def test_a_report_after_a_long_silence_ends_the_session_as_of_then() -> None:
     scene = harvested(started()).later(4 * HOUR).when(report(), "ana")
     stopped = made(scene, HarvestSessionStopped)
     assert (stopped.reason, stopped.at) == ("no-report", NOW + 3 * HOUR)
+
+
+def test_a_suspension_ends_a_session_as_of_then_whoever_notices_it() -> None:
+    """The time in which a device might not serve was paid once it was resumed, and offered in its region."""
+    suspended = harvested(started(), judges).later(HOUR).and_then(SuspendDevice("d1", "odd"))
+    ended = HarvestSessionStopped("d1", "device-is-suspended", HOUR_MS, NOW + HOUR)
+    resumed = suspended.later(HOUR).and_then(ResumeDevice("d1"))
+    others = [scene_of() for _ in range(3)]
+    for other in others:
+        other.book.states, other.book.now = dict(resumed.book.states), resumed.book.now
+    stopping = (ended, HarvestEnded, HoursOffered("s1", HOUR_MS, NOW + HOUR))
+    resumed.when(work(cpu_ms=4 * HOUR_MS + 1), "ana").then(harvest.ContributionExceedsCapability)
+    resumed.when(work(cpu_ms=4 * HOUR_MS), "ana")
+    resumed.then(*stopping, ContributionCounted(1, NOW + HOUR), ContributionRecorded)
+    others[0].when(report(), "ana").then(DeviceStateReported, *stopping)
+    others[1].when(StopHarvestSession("s1", harvest.NO_REPORT), "worker", "worker").then(*stopping)
+    others[2].when(PauseHarvestSession("s1"), "ana").then(harvest.HarvestSessionIsOver)
+    others[0].when(StartHarvestSession("s2", "d1"), "ana").then(HarvestSessionStarted, HarvestBegan)
+    others[0].later(HOUR).when(work(1, session="s2"), "ana").then(ContributionCounted, ContributionRecorded)
+
+
+def test_a_second_suspension_does_not_make_a_session_longer() -> None:
+    """Its owner suspends a device himself as often as he likes; the operator's suspension was to be paid so."""
+    scene = harvested(started(), judges).later(HOUR).and_then(report(), "ana").later(MINUTE)
+    scene.and_then(SuspendDevice("d1", "odd")).later(HOUR).and_then(ResumeDevice("d1"))
+    scene.and_then(SuspendDevice("d1", "mine"), "ana").and_then(ResumeDevice("d1"), "ana")
+    scene.when(work(cpu_ms=4 * HOUR_MS + 1), "ana").then(harvest.ContributionExceedsCapability)
+    scene.when(work(cpu_ms=4 * HOUR_MS), "ana")
+    assert made(scene, HarvestSessionStopped).at == NOW + HOUR
+
+
+def test_a_retired_device_serves_no_session() -> None:
+    scene = harvested(started()).later(HOUR).and_then(RetireDevice("d1"), "ana").later(HOUR)
+    scene.when(StopHarvestSession("s1", harvest.NO_REPORT), "worker", "worker").then(
+        HarvestSessionStopped("d1", "device-is-retired", HOUR_MS, NOW + HOUR), HarvestEnded, HoursOffered
+    )
+
+
+def test_a_suspension_before_a_session_does_not_end_it() -> None:
+    history = [(SuspendDevice("d1", "odd"), "ana"), (ResumeDevice("d1"), "ana")]
+    scene = harvested(enrolled(), history).later(MINUTE).and_then(report(), "ana")
+    scene.and_then(StartHarvestSession("s1", "d1"), "ana").later(HOUR)
+    scene.when(work(), "ana").then(ContributionCounted, ContributionRecorded)
 
 
 def test_a_session_past_its_limit_does_not_keep_a_device_from_the_next() -> None:

@@ -19,7 +19,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from domain import harvest, ledger
 from domain._kernel import FOG, Rejected
-from domain.devices import Capabilities, RecordReputation, RegisterDevice, score
+from domain.devices import (
+    Capabilities,
+    RecordReputation,
+    RegisterDevice,
+    ResumeDevice,
+    SuspendDevice,
+    score,
+)
 from domain.harvest import HarvestPolicy, Work
 from domain.platform import CreateZone
 from tests.scenario import Book
@@ -107,6 +114,8 @@ class Ran:
     heard: datetime
     intervals: list[list[datetime | None]]
     """When it ran: [begin, end], the last one without an end while it runs."""
+    ceased: list[datetime] = field(default_factory=list)
+    """When its device was suspended."""
     stopped: datetime | None = None
     seq: int = 0
     counted: int = 0
@@ -114,7 +123,10 @@ class Ran:
 
     def over(self) -> datetime:
         limit = min(timedelta(minutes=self.policy.most_session_minutes), 8 * HOUR)
-        return min(self.started + limit, self.heard + 3 * HOUR)
+        over = min(self.started + limit, self.heard + 3 * HOUR)
+        if len(self.ceased) > 1:
+            return min(over, self.heard)
+        return min((over, *self.ceased))
 
     def running(self, until: datetime) -> int:
         """Microseconds of its intervals before a time."""
@@ -264,6 +276,17 @@ class HarvestMachine(RuleBasedStateMachine):
                 not paused and changed != {} and not harmless and ("battery_percent" not in changed or low)
             )
             assert (ran.stopped is not None) == unsafe
+
+    @rule(device=devices, seconds=st.sampled_from((1, 600, 7_200)))
+    def cease(self, device: str, seconds: int) -> None:
+        """A suspension ends a session, however soon the device serves again."""
+        assert self.issue(SuspendDevice(device, "-"), OWNERS[device]) is not None
+        for ran in self.sessions.values():
+            if ran.device == device and ran.stopped is None:
+                ran.ceased.append(self.book.now)
+        self.book.now += seconds * SECOND
+        assert self.issue(ResumeDevice(device), OWNERS[device]) is not None
+        assert self.open(device) is None
 
     @rule(device=devices, policy=st.none() | policies, rested=st.sampled_from((True, True, False)))
     def start(self, device: str, policy: HarvestPolicy | None, rested: bool) -> None:

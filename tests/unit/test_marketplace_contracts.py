@@ -403,6 +403,34 @@ def test_a_late_meter_counts_in_the_next_period_and_none_after_the_grace() -> No
 # Periods
 
 
+def test_usage_that_a_bad_period_left_unreported_is_not_charged_in_a_good_one() -> None:
+    """Every window of the first hour missed everything, which costs 30 % of what that hour is charged for."""
+    s = at(60, started("pay_as_you_go"))
+    for window in range(4):
+        s.and_then(missed(window, 3))
+    s.and_then(MeterUsage("c1", 1, HOUR_MS // 2), "pia")
+    event = settled(s, 0)
+    assert (event.charge, event.penalty) == (1_800, 540)
+    at(120, s).and_then(MeterUsage("c1", 2, 4 * HOUR_MS), "pia")
+    assert (contract(s).unit_ms, contract(s).billable_unit_ms) == (4 * HOUR_MS, HOUR_MS // 2 + 2 * HOUR_MS)
+    event = settled(s, 1)
+    assert (event.charge, event.penalty) == (7_200, 0)
+    at(180, s).and_then(MeterUsage("c1", 3, 5 * HOUR_MS), "pia")
+    assert settled(s, 2).charge == 3_600
+
+
+def test_a_pause_is_no_usage_that_a_bad_period_left_unreported() -> None:
+    """Of the first hour 15 minutes were paused at its end, and 15 of the second: both are taken off where they were."""
+    s = at(45, started("pay_as_you_go")).and_then(missed(0)).and_then(PauseContract("c1"), "ana")
+    at(65, s).and_then(MeterUsage("c1", 1, 2 * HOUR_MS // 4), "pia")
+    at(75, s)
+    s.when(SettlePeriod("c1", 0), "clock", "worker")
+    assert contract(s).forgone_unit_ms == 2 * HOUR_MS * 3 // 4 - 2 * HOUR_MS // 4
+    s.and_then(ResumeContract("c1"), "ana")
+    at(120, s).and_then(MeterUsage("c1", 2, 2 * HOUR_MS * 6 // 4), "pia")
+    assert settled(s, 1).unit_ms == 2 * HOUR_MS * 3 // 4
+
+
 def test_a_period_pays_the_provider_and_the_fee_and_leaves_the_rest() -> None:
     s = started()
     event = settled(s, 0)
@@ -483,27 +511,61 @@ def test_a_closed_wallet_still_gets_what_it_is_owed() -> None:
 # Overdrawn, and top-ups
 
 
-def test_an_escrow_that_cannot_cover_a_period_pays_what_is_there_and_ends_the_contract() -> None:
+def test_a_service_ends_where_the_escrow_does_not_cover_the_next_period() -> None:
+    """10,000 cover 83 minutes. When the first hour settles, 10 minutes later, 4,400 are missing for the second one."""
     s = started(deposit=10_000)
-    assert settled(s, 0).unpaid == 0
-    event = settled(s, 1)
-    assert (event.charge, event.paid, event.fee, event.unpaid, event.last) == (7_200, 2_772, 28, 4_400, True)
-    assert event.due_at is None
+    event = settled(s, 0)
+    assert (event.charge, event.unpaid, event.last, event.due_at) == (7_200, 0, False, START + 80 * MINUTE)
     assert isinstance(s.outcome, list)
-    assert ContractOverdrawn("ana", "pia", "d1", "compute", 4_400, s.book.now) in s.outcome
-    assert (contract(s).status, used(s), balances(s)[3]) == ("overdrawn", 0, 0)
-    s.when(SettlePeriod("c1", 2), "clock", "worker").then()
+    overdrawn = ContractOverdrawn("ana", "pia", "d1", "compute", 4_400, s.book.now, START + 80 * MINUTE)
+    assert overdrawn in s.outcome
+    assert (contract(s).status, used(s)) == ("overdrawn", 0)
     s.when(TerminateContract("c1", "-"), "ana").then(ContractHasEnded)
+    event = settled(s, 1)
+    assert (event.charge, event.paid, event.unpaid, event.last) == (1_200, 1_188, 0, True)
+    assert balances(s) == (-8_400, 8_316, 84, 0)
+    s.when(SettlePeriod("c1", 2), "clock", "worker").then()
     s.when(TopUpEscrow("c1", 5), "ana").then(ContractHasEnded)
 
 
+def test_nobody_gets_a_week_for_nothing() -> None:
+    """Two weeks in periods of a week, paid for one: what is not covered runs for the grace of 10 minutes, not more."""
+    s = started(deposit=605_000, units=1, minutes=20_160, period_minutes=10_080, window_minutes=60)
+    assert (settled(s, 0).charge, contract(s).status) == (604_800, "overdrawn")
+    event = settled(s, 1)
+    assert (event.charge, event.unpaid) == (600, 400)
+    assert balances(s)[0] == -605_000
+
+
+def test_a_late_timer_serves_nobody_for_nothing_on_paper_only() -> None:
+    """The service is over before its periods settle: the escrow pays what is there, and the rest is unpaid."""
+    s = at(300, started(deposit=10_000))
+    assert settled(s, 0).unpaid == 0
+    event = settled(s, 1)
+    assert (event.charge, event.paid, event.fee, event.unpaid, event.last) == (7_200, 2_772, 28, 4_400, True)
+    assert isinstance(s.outcome, list)
+    assert ContractOverdrawn("ana", "pia", "d1", "compute", 4_400, s.book.now) in s.outcome
+    assert (contract(s).status, used(s), balances(s)[3]) == ("overdrawn", 0, 0)
+
+
+def test_metered_usage_beyond_the_escrow_ends_the_contract_when_it_settles() -> None:
+    s = at(60, started("pay_as_you_go", deposit=7_300))
+    s.and_then(MeterUsage("c1", 1, 2 * HOUR_MS), "pia")
+    assert (settled(s, 0).charge, contract(s).status) == (7_200, "active")
+    at(120, s).and_then(MeterUsage("c1", 2, 3 * HOUR_MS), "pia")
+    event = settled(s, 1)
+    assert (event.charge, event.paid, event.fee, event.unpaid, event.last) == (3_600, 99, 1, 3_500, True)
+    assert isinstance(s.outcome, list)
+    assert ContractOverdrawn("ana", "pia", "d1", "compute", 3_500, s.book.now) in s.outcome
+    assert (contract(s).status, used(s), balances(s)[3]) == ("overdrawn", 0, 0)
+
+
 def test_a_top_up_in_time_keeps_the_contract_going() -> None:
-    s = started(deposit=10_000)
-    settled(s, 0)
+    s = at(69, started(deposit=10_000))
     s.when(TopUpEscrow("c1", 18_800), "ana")
     assert isinstance(s.outcome, list)
     assert s.outcome[0] == EscrowToppedUp(18_800, s.book.now)
-    for period in (1, 2, 3):
+    for period in (0, 1, 2, 3):
         assert settled(s, period).unpaid == 0
     assert contract(s).status == "completed"
     assert balances(s) == (-28_800, 28_512, 288, 0)
@@ -519,9 +581,9 @@ def test_a_top_up_is_the_customers_and_escrowed() -> None:
 
 
 def test_the_penalty_comes_first_when_the_escrow_is_short() -> None:
-    s = started(deposit=7_300)
+    s = at(60, started("pay_as_you_go", deposit=7_300)).and_then(MeterUsage("c1", 1, 2 * HOUR_MS), "pia")
     settled(s, 0)
-    at(129, s).and_then(missed(4, 3))
+    at(129, s).and_then(missed(4, 3)).and_then(MeterUsage("c1", 2, 4 * HOUR_MS), "pia")
     event = settled(s, 1)
     assert (event.penalty, event.paid, event.fee) == (100, 0, 0)
     assert (event.unpaid, contract(s).status) == (7_100, "overdrawn")
@@ -961,7 +1023,6 @@ def test_nothing_leaves_or_enters_an_escrow_in_dispute() -> None:
     assert balances(s) == (-28_800, 0, 0, 28_800)
     waiting = at(24 * 60, opened().and_then(Dispute(), "ana"))
     waiting.when(StartService("c1"), "pia").then(ContractIsInDispute)
-    waiting.when(ExpireContract("c1"), "clock", "worker").then(ContractIsInDispute)
 
 
 def test_a_dispute_does_not_keep_the_units_of_a_service_that_is_over() -> None:
@@ -975,6 +1036,19 @@ def test_a_dispute_does_not_keep_the_units_of_a_service_that_is_over() -> None:
     s.when(SettlePeriod("c1", 0), "clock", "worker").then(ContractIsInDispute)
     s.and_then(Split(0, 28_800))
     assert (used(s), balances(s)) == (0, (-28_800, 28_800, 0, 0))
+
+
+def test_a_dispute_does_not_keep_the_units_of_a_service_that_was_not_started_in_time() -> None:
+    s = at(24 * 60 - 1, opened().and_then(Dispute(), "ana"))
+    s.when(ExpireContract("c1"), "clock", "worker").then(c.ContractHasNotExpired)
+    at(24 * 60, s).when(ExpireContract("c1"), "clock", "worker")
+    assert isinstance(s.outcome, list)
+    assert s.outcome[0] == CapacityReleased(s.book.now)
+    assert (used(s), balances(s)[3], contract(s).dispute) == (0, 28_800, "x1")
+    s.when(ExpireContract("c1"), "clock", "worker").then(ContractIsInDispute)
+    s.when(StartService("c1"), "pia").then(ContractIsInDispute)
+    s.and_then(Split(28_800, 0))
+    assert (used(s), balances(s)) == (0, (0, 0, 0, 0))
 
 
 def test_a_split_is_exactly_what_remains_and_ends_the_contract() -> None:

@@ -100,6 +100,9 @@ class Booked:
     """Begin and end in milliseconds of service; the last one may lack its end."""
     seq: int = 0
     metered: int = 0
+    billable: int = 0
+    """Of that, what the meters reported no later than the periods with misses before them settled."""
+    forgone: int = 0
     reports: dict[int, int] = field(default_factory=dict)
     breached: bool = False
     counted: list[int] = field(default_factory=list)
@@ -131,9 +134,12 @@ class Booked:
         return bool(self.pauses) and len(self.pauses[-1]) == 1
 
     def usable(self, now: datetime) -> int:
+        return self.usable_until(self.ms(now))
+
+    def usable_until(self, until: int) -> int:
         """Every pause taken away by itself."""
-        until = self.ms(now)
-        return until - sum((min(p[1], until) if len(p) == 2 else until) - p[0] for p in self.pauses)
+        ended = (min(p[1], until) if len(p) == 2 else until for p in self.pauses)
+        return until - sum(max(end - p[0], 0) for end, p in zip(ended, self.pauses, strict=True))
 
     @property
     def length(self) -> int:
@@ -150,6 +156,10 @@ class Booked:
     def span(self, number: int, minutes: int) -> tuple[int, int]:
         return number * minutes * MINUTE_MS, min((number + 1) * minutes * MINUTE_MS, self.length)
 
+    def windows(self, number: int) -> range:
+        ratio = self.period // self.window
+        return range(ratio * number, ratio * (number + 1))
+
     def due(self, number: int) -> datetime:
         assert self.began is not None
         return self.began + self.span(number, self.period)[1] * MS + 10 * MINUTE
@@ -164,10 +174,10 @@ class Booked:
     def comes_to(self, number: int) -> tuple[int, int, int]:
         """Unit-milliseconds until its end, charge and penalty of a period."""
         begins, ends = self.span(number, self.period)
-        until = self.metered if self.pricing == "pay_as_you_go" else self.units * ends
+        until = self.billable if self.pricing == "pay_as_you_go" else self.units * ends
         charge = self.charge(until) - self.charge(self.counted[-1] if self.counted else 0)
         penalty, parts = 0, 0
-        for window in range(self.period // self.window * number, self.period // self.window * (number + 1)):
+        for window in self.windows(number):
             first, after = self.span(window, self.window)
             if first < ends:
                 share = Fraction(charge, ends - begins)
@@ -242,6 +252,13 @@ class ContractMachine(RuleBasedStateMachine):
         held = [b for b in self.booked.values() if b.pricing == pricing and b.alive and not b.let_go]
         rows = {b.root: b.units for b in held}
         return sum(rows.values())
+
+    def holds(self, b: Booked) -> bool:
+        """Whether its units are its own by now: a renewal has none before the contract that it renews is over."""
+        return not b.let_go and (not b.renews or not self.has_units(self.booked[b.renews]))
+
+    def has_units(self, b: Booked) -> bool:
+        return b.alive and not b.let_go
 
     def pays_in(self, b: Booked, amount: int) -> None:
         self.wallets[b.customer] -= amount
@@ -368,10 +385,14 @@ class ContractMachine(RuleBasedStateMachine):
         waits = b.alive and b.began is None
         if waits:
             self.book.now = max(self.book.now, b.start_by - ms * MS)
-        taken = not waits or (self.book.now >= b.start_by and not b.disputed)
+        releases = waits and b.disputed and self.holds(b) and self.book.now >= b.start_by
+        taken = not waits or releases or (self.book.now >= b.start_by and not b.disputed)
         if self.issue(c.ExpireContract(b.id), "clock", taken, "worker"):
             assert waits
-            self.closes(b)
+            if releases:
+                b.let_go = True
+            else:
+                self.closes(b)
 
     @rule(price=prices)
     def move_price(self, price: int) -> None:
@@ -403,6 +424,7 @@ class ContractMachine(RuleBasedStateMachine):
         news = seq > b.seq and b.metered <= total <= b.units * b.usable(now) and now < b.due(b.last)
         taken = by == "pia" and not b.closed and (again or news)
         if self.issue(c.MeterUsage(b.id, seq, total), by, taken) is not None:
+            b.billable = min(b.billable + total - b.metered, b.units * b.usable(now) - b.forgone)
             b.seq, b.metered = seq, total
 
     @rule(data=st.data(), waits=st.lists(st.sampled_from((0, 1, 90_000, 840_001)), max_size=4))
@@ -489,6 +511,9 @@ class ContractMachine(RuleBasedStateMachine):
         event = events[0]
         assert (event.charge, event.unit_ms) == (charge, until - (b.counted[-1] if b.counted else 0))
         b.counted.append(until)
+        if any(b.reports.get(window) for window in b.windows(number)):
+            possible = b.units * b.usable_until(b.span(number, b.period)[1])
+            b.forgone = max(b.forgone, possible - b.billable)
         if b.netted:
             assert (event.penalty, event.due) == (penalty, charge - penalty)
             assert event.fee == math.ceil(Fraction(charge - penalty, 100))
@@ -499,6 +524,17 @@ class ContractMachine(RuleBasedStateMachine):
         if number == b.last or (unpaid and b.alive):
             assert event.last
             self.closes(b)
+        elif not b.netted and b.pricing != "pay_as_you_go" and b.runs(self.book.now):
+            next_begins, next_ends = b.span(number + 1, b.period)
+            if b.remaining < b.charge(b.units * next_ends) - b.charge(b.units * next_begins):
+                b.ends, b.alive = self.book.now, False
+                assert [each.due_at for each in events if isinstance(each, c.ContractOverdrawn)] == [
+                    event.due_at
+                ]
+                if b.paused:
+                    b.pauses[-1].append(b.length)
+        if not b.closed:
+            assert event.due_at == b.due(number + 1)
 
     def paid_out(self, b: Booked, event: c.PeriodSettled, charge: int, penalty: int) -> int:
         """The penalty first, then the provider with the fee, as far as the escrow goes."""

@@ -589,20 +589,48 @@ def test_each_netted_period_becomes_two_obligations_and_no_paid_one_does(lived: 
 
 def test_there_is_one_piece_of_evidence_a_period_and_a_review(lived: Market) -> None:
     reactions = {name: row.body for name, row in due(lived).items() if row.command == "record-reputation"}
-    expected = {}
+    expected, said = {}, Counter[Any]()
     for stream, event in lived.book.events:
         id = stream.partition(":")[2]
         if isinstance(event, PeriodSettled | PeriodNetted) and event.charge:
+            whose = (event.customer, event.device, event.at.replace(minute=0))
             if event.penalty:
                 expected[f"reputation:period.{id}.{event.period}"] = ("failure", 0)
-            elif not getattr(event, "unpaid", 0):
+            elif not getattr(event, "unpaid", 0) and said[whose] < contracts.MOST_SUCCESSES_AN_HOUR:
                 expected[f"reputation:period.{id}.{event.period}"] = ("success", 0)
-        if isinstance(event, ProviderReviewed):
+                said[whose] += 1
+        if isinstance(event, ProviderReviewed) and not said[event.customer, event.device, event.at.date()]:
             expected[f"reputation:review.{id}"] = ("peer", event.rating * 2_000)
+            said[event.customer, event.device, event.at.date()] += 1
     assert {name: (body["kind"], body["quality"]) for name, body in reactions.items()} == expected
     assert {kind for kind, _ in expected.values()} == {"failure", "success", "peer"}
     for name, body in reactions.items():
         assert name == f"reputation:{body['evidence_id']}" and len(body["evidence_id"]) <= 64
+
+
+def test_nobody_makes_a_reputation_by_buying_from_himself() -> None:
+    """Ana and Vera are one: twenty contracts at next to nothing, each with a clean period and five stars."""
+    made = Market(1)
+    made.issue(CreateZone("main", "manual"))
+    for name in ("ana", "ben", "vera"):
+        made.issue(OpenWallet(f"wallet:{name}"), name)
+        made.issue(MintTokens(f"wallet:{name}", 10**6, "start", name))
+    made.issue(RegisterDevice("d1", "server", Capabilities(64_000, 256_000), "north"), "vera")
+    made.issue(RegisterOffering("o1", "d1", "render", "gold", 500, 1_000, 0, 40, 1, "spot"), "vera")
+    customers = {f"k{number}": "ben" if number == 20 else "ana" for number in range(21)}
+    for id, customer in customers.items():
+        made.issue(OpenContract(id, "o1", 1, 30, any_price=True, period_minutes=30), customer)
+        made.issue(StartService(id), "vera")
+    made.book.now += timedelta(minutes=40)
+    for id, customer in customers.items():
+        made.issue(SettlePeriod(id, 0), "worker", "worker")
+        made.issue(ReviewProvider(id, 5, "so"), customer)
+    said = Counter(
+        (row.body["kind"], row.body["evidence_id"] in ("period.k20.0", "review.k20"))
+        for row in due(made).values()
+        if row.command == "record-reputation"
+    )
+    assert said == {("success", False): 4, ("peer", False): 1, ("success", True): 1, ("peer", True): 1}
 
 
 def test_the_longest_contract_id_leaves_room_for_the_ids_made_of_it() -> None:

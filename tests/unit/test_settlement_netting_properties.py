@@ -140,7 +140,15 @@ class Listed:
     positions: set[tuple[str, str]] = field(default_factory=set)
 
 
-BOUNDS = replace(P, most_obligations=14, most_positions=9, most_own_obligations=3, most_carries=1)
+BOUNDS = replace(
+    P,
+    most_obligations=14,
+    most_obligations_of_debtors=11,
+    most_positions=9,
+    most_positions_of_debtors=8,
+    most_own_obligations=3,
+    most_carries=1,
+)
 START = 200
 
 
@@ -210,14 +218,16 @@ class WindowsMachine(RuleBasedStateMachine):
                 self.enter(self.open, source.waiting)
                 source.waiting = set()
 
-    def fits(self, due: Due) -> bool:
+    def fits(self, due: Due, of_system: bool) -> bool:
+        most = BOUNDS.most_obligations if of_system else BOUNDS.most_obligations_of_debtors
+        most_positions = BOUNDS.most_positions if of_system else BOUNDS.most_positions_of_debtors
         at_work = [w for name, w in self.windows.items() if name in (self.open, self.settling) or w.waiting]
         # A window that is being settled, or in which obligations wait, counts with all that ever entered it.
-        if sum(w.entered for w in at_work) >= BOUNDS.most_obligations:
+        if sum(w.entered for w in at_work) >= most:
             return False
         taken = {position for w in at_work for position in w.positions}
         new = {(due.debtor, due.asset), (due.creditor, due.asset)}
-        return new <= taken or len(new | taken) <= BOUNDS.most_positions
+        return new <= taken or len(new | taken) <= most_positions
 
     def end(self, window: str, status: str) -> None:
         self.windows[window].status = status
@@ -251,7 +261,7 @@ class WindowsMachine(RuleBasedStateMachine):
         recorded_here = [n for n, window in self.first.items() if window == self.open]
         mine = [n for n in recorded_here if n.startswith(f"{debtor}:")]
         too_many = own and len(mine) >= BOUNDS.most_own_obligations
-        if not self.open or not self.fits(due) or too_many:
+        if not self.open or not self.fits(due, not own) or too_many:
             assert events is None
             return
         assert events is not None
@@ -368,7 +378,7 @@ class WindowsMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.lapsed)))
         due = self.dues[name]
         events = self.issue(RenewObligation(name, self.lapsed[name]), due.creditor)
-        if not self.open or not self.fits(due):
+        if not self.open or not self.fits(due, False):
             assert events is None
             return
         assert events is not None

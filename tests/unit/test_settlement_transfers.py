@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from commands._codec import decode_event, event_encoder
+from commands._codec import ZONE, decode_event, event_encoder
 from commands._signatures import public_key, sign, zone_key
 from domain._kernel import AMOUNT_LIMIT, FOG, Rejected
 from domain.ledger import (
@@ -57,6 +57,7 @@ from domain.settlement.transfers import (
     PeerIsThisZone,
     PeerKeyIsMalformed,
     PeerKeyRotated,
+    PeerNameIsMalformed,
     PeerNotFound,
     PeerRegistered,
     PeerResumed,
@@ -174,6 +175,15 @@ def test_a_peer_is_registered_with_its_key_and_its_key_is_rotated() -> None:
 def test_a_key_is_64_hex_digits(key: str) -> None:
     told = story(CreateZone("main", "manual"))
     told.when(RegisterPeer("village", key)).then(PeerKeyIsMalformed)
+
+
+@pytest.mark.parametrize("name", ["-village", ".v", "_", "v" * 64])
+def test_a_peer_has_the_name_of_a_zone(name: str) -> None:
+    """A batch of commands for a zone of another name is not taken, and whoever sends it would send nothing else."""
+    assert not ZONE.match(name)
+    told = story(CreateZone("main", "manual"))
+    told.when(RegisterPeer(name, key_of("village"))).then(PeerNameIsMalformed)
+    assert ZONE.pattern == transfers.ZONE_NAME.pattern
 
 
 def test_a_zone_is_no_peer_of_its_own() -> None:

@@ -362,6 +362,35 @@ def test_no_debtor_fills_a_window_alone(bounds: Bounds) -> None:
     )
 
 
+def test_debtors_leave_the_system_room_whatever_they_promise(bounds: Bounds) -> None:
+    """What a debtor records costs him nothing, so two penniless ones kept every netted period out."""
+    bounds(most_positions=6, most_positions_of_debtors=3)
+    told = story(opened, broke, (owes("dora", "ana", 1, "a"), "dora"), (owes("dora", "ben", 1, "b"), "dora"))
+    told.when(owes("dora", "cleo", 1, "c"), "dora").refused_with(WindowHasTooManyPositions, limit=3)
+    told.when(owes("ana", "ben", 1, "d"), "ana").then(ObligationRecorded, ObligationCounted, ObligationListed)
+    told.when(owes("cleo", "ana", 1, "k1.0"), *WORKER)
+    told.then(ObligationRecorded, ObligationCounted, ObligationListed)
+    bounds(most_obligations=6, most_obligations_of_debtors=4)
+    told.when(owes("ana", "ben", 1, "e"), "ana").refused_with(WindowIsFull, limit=4)
+    told.when(owes("ana", "ben", 1, "k1.1"), *WORKER)
+    told.then(ObligationRecorded, ObligationCounted, ObligationListed)
+
+
+def test_what_its_parties_renew_counts_as_theirs(bounds: Bounds) -> None:
+    told = left_too_often(bounds)
+    bounds(most_obligations_of_debtors=0)
+    told.when(RenewObligation("d", "w3"), "dora").then(WindowIsFull)
+    told.when(RenewObligation("d", "w3"), *WORKER).then(
+        ObligationRenewed, ObligationCounted, ObligationListed
+    )
+
+
+def test_the_bounds_leave_half_of_a_window_to_the_system_and_that_of_debtors_to_many() -> None:
+    assert 2 * P.most_obligations_of_debtors <= P.most_obligations
+    assert 2 * P.most_positions_of_debtors <= P.most_positions
+    assert P.most_own_obligations + 1 < P.most_positions_of_debtors
+
+
 # Closing
 
 

@@ -178,6 +178,14 @@ def test_the_validator_set_is_bounded() -> None:
     given(village, full).when(RegisterValidator("v1", 9), "val").then(staking.TooManyValidators)
 
 
+def test_nobody_takes_all_places_of_the_validator_set_alone() -> None:
+    own = [(RegisterValidator(f"x{n}", 1), "ana") for n in range(P.most_validators_an_operator)]
+    scenario = given(village, own)
+    scenario.when(RegisterValidator("one-more", 1), "ana").then(staking.OperatorHasTooManyValidators)
+    scenario.when(RegisterValidator("v1", 1), "ben")
+    assert isinstance(scenario.outcome, list)
+
+
 def test_a_commission_moves_one_point_a_day() -> None:
     scenario = given(village, v1_registered)
     scenario.when(EditValidator("v1", 1_101), "val", after=DAY).then(staking.CommissionChangesTooFast)
