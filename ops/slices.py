@@ -15,7 +15,7 @@ from types import ModuleType
 from commands._codec import decision_of, event_types
 from commands._http import ROUTES
 from commands.api import load_routes
-from projections._engine import all_projections
+from projections._engine import Handler, all_projections
 from projections._timers import timers
 
 
@@ -47,14 +47,19 @@ def followers_of(events: list[str]) -> list[str]:
     return list(found)
 
 
-def _schedules(handler: object) -> bool:
+def _schedules(handler: Handler) -> bool:
     """Whether a handler sets something off; the others only take away what is done."""
-    source = inspect.getsource(handler)  # type: ignore[arg-type]
-    return any(f"{name}(" in source for name in ("schedule", "schedule_next", "react"))
+    called = _called(sys.modules[handler.__module__], handler.__name__)
+    return not {"schedule", "schedule_next", "react"}.isdisjoint(called)
 
 
 def events_of(module: ModuleType, function: str) -> list[str]:
     """The events that a decision may yield, in the order in which its source names them."""
+    return [name for name in _called(module, function) if name in event_types()]
+
+
+def _called(module: ModuleType, function: str) -> list[str]:
+    """What a function calls by name, and what the functions of ours call that it calls."""
     found: dict[str, None] = {}
     _walk(module, function, found, set())
     return list(found)
@@ -70,9 +75,7 @@ def _walk(module: ModuleType, function: str, found: dict[str, None], seen: set[t
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ]
     for called in calls:
-        if called in event_types():
-            found[called] = None
-            continue
+        found[called] = None
         home = module if called in _functions(module) else _home_of(module, called)
         if home is not None and called in _functions(home):
             _walk(home, called, found, seen)
@@ -80,8 +83,8 @@ def _walk(module: ModuleType, function: str, found: dict[str, None], seen: set[t
 
 def _home_of(module: ModuleType, name: str) -> ModuleType | None:
     """The module that a function was imported from."""
-    home = getattr(getattr(module, name, None), "__module__", "")
-    return sys.modules[home] if home.startswith("domain.") else None
+    home = getattr(getattr(module, name, None), "__module__", None) or ""
+    return sys.modules[home] if home.startswith(("domain.", "projections.")) else None
 
 
 @functools.cache

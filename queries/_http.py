@@ -33,6 +33,8 @@ from ops.problems import Problem, documented
 from ops.web import App, zone_of
 from queries._watch import Positions, Stopping
 
+FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""The end of a time that is left open."""
 DEFAULT_LIMIT = 50
 MOST_LIMIT = 500
 RESERVED = frozenset({"limit", "after", "min_position"})

@@ -9,16 +9,15 @@ weigh each level by the microseconds that it stood, in the running bucket up to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from commands._codec import EPOCH
 from domain._kernel import BASIS_POINTS, FOG, AssetCode, Count, Id
 from domain.harvest import Work, reward_for
 from projections._tables import Money, Total
-from queries._http import SEES_ALL, Context
+from queries._http import FOR_EVER, SEES_ALL, Context
 
-FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 MOST_BUCKETS = 1_000
 YEAR_US = 365 * 86_400_000_000
 MOST_RATE = 9_007_199_254_740_991

@@ -31,9 +31,8 @@ from domain.harvest import (
     scarcity_of,
 )
 from projections._tables import Money, Total
-from queries._http import SEES_ALL, Context
+from queries._http import FOR_EVER, SEES_ALL, Context
 
-FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 MATCHES = SEES_ALL | {"worker"}
 UNKNOWN = Reputation()
 

@@ -6,15 +6,13 @@ Shares and rates are whole basis points, rounded down once at the end of their f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from commands._codec import EPOCH
 from domain._kernel import FOG, AccountId, Amount, AssetCode, Id, Text
 from domain.ledger import PUBLIC_FUNDS
 from projections._tables import Money, Total
-from queries._http import SEES_ALL, Context
-
-FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
+from queries._http import FOR_EVER, SEES_ALL, Context
 
 ledger = Context(__name__)
 

@@ -7,15 +7,13 @@ shares, as in `domain.staking`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from commands._codec import EPOCH
 from domain._kernel import Id
 from projections._tables import Money, Total
-from queries._http import SEES_ALL, Context
-
-FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
+from queries._http import FOR_EVER, SEES_ALL, Context
 
 staking = Context(__name__)
 

@@ -336,61 +336,46 @@ def when_a_transfer_is_refunded_its_packet_is_done(
     settle(rows, f"timeout:{record.id}")
 
 
+def _report_back(
+    rows: Rows, record: Record, packet: Packet, at: datetime, command: str, signed: str, **outcome: Any
+) -> None:
+    """Tell the source what became of its packet."""
+    _settle_announced(rows, packet)
+    react(
+        rows,
+        _report(packet.source, packet.sequence),
+        record,
+        "settlement",
+        command,
+        zone=packet.source,
+        signed=signed,
+        target_zone=packet.target,
+        sequence=packet.sequence,
+        at=at.isoformat(),
+        **outcome,
+    )
+
+
 @timers.on(TransferReceived)
 def when_a_transfer_is_received_its_source_acknowledges_it(
     rows: Rows, event: TransferReceived, record: Record
 ) -> None:
-    _settle_announced(rows, event.packet)
-    react(
-        rows,
-        _report(event.packet.source, event.packet.sequence),
-        record,
-        "settlement",
-        "record-acknowledgement",
-        zone=event.packet.source,
-        signed=statement("received", event.packet, event.at),
-        target_zone=event.packet.target,
-        sequence=event.packet.sequence,
-        success=True,
-        at=event.at.isoformat(),
-    )
+    signed = statement("received", event.packet, event.at)
+    _report_back(rows, record, event.packet, event.at, "record-acknowledgement", signed, success=True)
 
 
 @timers.on(TransferFailed)
 def when_a_transfer_has_failed_its_source_refunds_it(
     rows: Rows, event: TransferFailed, record: Record
 ) -> None:
-    _settle_announced(rows, event.packet)
-    react(
-        rows,
-        _report(event.packet.source, event.packet.sequence),
-        record,
-        "settlement",
-        "record-acknowledgement",
-        zone=event.packet.source,
-        signed=statement("failed", event.packet, event.at, event.reason),
-        target_zone=event.packet.target,
-        sequence=event.packet.sequence,
-        success=False,
-        at=event.at.isoformat(),
-        reason=event.reason,
-    )
+    signed = statement("failed", event.packet, event.at, event.reason)
+    outcome = {"success": False, "reason": event.reason}
+    _report_back(rows, record, event.packet, event.at, "record-acknowledgement", signed, **outcome)
 
 
 @timers.on(TransferRefused)
 def when_a_transfer_is_refused_its_source_refunds_it(
     rows: Rows, event: TransferRefused, record: Record
 ) -> None:
-    _settle_announced(rows, event.packet)
-    react(
-        rows,
-        _report(event.packet.source, event.packet.sequence),
-        record,
-        "settlement",
-        "timeout-transfer",
-        zone=event.packet.source,
-        signed=statement("refused", event.packet, event.at),
-        target_zone=event.packet.target,
-        sequence=event.packet.sequence,
-        at=event.at.isoformat(),
-    )
+    signed = statement("refused", event.packet, event.at)
+    _report_back(rows, record, event.packet, event.at, "timeout-transfer", signed)

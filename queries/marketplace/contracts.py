@@ -6,15 +6,13 @@ A contract is its customer's and its provider's; to other participants there is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from commands._codec import EPOCH
 from domain._kernel import Id
 from projections._tables import Money, Total
-from queries._http import Context
-
-FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
+from queries._http import FOR_EVER, Context
 
 marketplace = Context("marketplace")
 

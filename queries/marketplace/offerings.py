@@ -7,7 +7,7 @@ reputations are as of the last event that the answer reflects, made by the domai
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from commands._codec import EPOCH
@@ -15,9 +15,8 @@ from domain._kernel import BasisPoints, Count, Id, Quantity
 from domain.devices import Reputation as Posterior
 from domain.marketplace.offerings import TIERS, Price, PriceInputs, cost, glide, market_target, price
 from projections._tables import Money, Total
-from queries._http import Context
+from queries._http import FOR_EVER, Context
 
-FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 PRIOR = Posterior()
 
 marketplace = Context("marketplace")

@@ -18,3 +18,10 @@ def test_every_context_has_the_same_file_in_every_layer() -> None:
     for context in ("ledger", "staking"):
         for layer in ("domain", "commands", "projections", "queries"):
             assert (root / layer / f"{context}.py").exists(), f"{layer}/{context}.py"
+
+
+def test_the_index_says_what_follows_also_where_a_handler_calls_another_function_for_it() -> None:
+    (row,) = [line for line in slices.table().splitlines() if "`harvest/validate-contribution`" in line]
+    assert "when a contribution is validated its reward is paid" in row
+    (row,) = [line for line in slices.table().splitlines() if "`ledger/release-hold`" in line]
+    assert "nothing expires" not in row
