@@ -47,6 +47,7 @@ def migrate(url: str) -> None:
         check_safe(own)
         own.execute("SELECT pg_advisory_xact_lock(7045061002)")
         own.execute("CREATE SCHEMA IF NOT EXISTS read")
+        own.execute("CREATE SCHEMA IF NOT EXISTS past")
         for statement in table_statements():
             own.execute(statement)
         _grant(own)
@@ -58,12 +59,16 @@ def _grant(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     if exists is None:
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
     for statement in (
-        "GRANT USAGE ON SCHEMA public, read TO {}",
+        "GRANT USAGE ON SCHEMA public, read, past TO {}",
         "GRANT SELECT, INSERT ON events, commands, recorder_events TO {}",
         "GRANT SELECT, INSERT, UPDATE ON heads, snapshots, timer_fates, recorder_tracking TO {}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, quarantine TO {}",
         "GRANT SELECT, INSERT, UPDATE ON api_keys TO {}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read TO {}",
+        "GRANT SELECT, INSERT ON signing_keys, signed_checkpoints, cosignatures, attestations TO {}",
+        "GRANT SELECT, INSERT, UPDATE ON trees, tiles TO {}",
+        "GRANT SELECT ON witnesses TO {}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON digests, archives TO {}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read, past TO {}",
         "GRANT {} TO CURRENT_USER",
     ):
         connection.execute(sql.SQL(statement).format(role))

@@ -125,6 +125,14 @@ class Village:
             await self.send(f"unjail-{number}", "staking/unjail", {"validator": "v-vera"}, "vera")
             await asyncio.sleep(0.5)
 
+    async def chat(self) -> None:
+        """Commands without a pause, so that a killed API always cuts one off."""
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            small = {"from": "wallet:vito", "to": "wallet:vlad", "amount": "1"}
+            await self.send(f"chat-{number}", "ledger/transfer", small, "vito")
+
     async def fund(self) -> None:
         """The reward pool is empty at first, so that the first rewards are refused and tried again."""
         await asyncio.sleep(3)
@@ -139,7 +147,8 @@ async def live(up: Running, seed: int, points: int) -> tuple[Village, Counter[st
         village = Village(up, http)
         await village.found()
         people = [village.harvest(i) for i in range(SESSIONS)]
-        tasks = [asyncio.create_task(each) for each in (*people, village.operate(), village.fund())]
+        others = (village.operate(), village.fund(), village.chat())
+        tasks = [asyncio.create_task(each) for each in (*people, *others)]
         for point in range(points):
             await asyncio.sleep(chance.uniform(0.2, 1.0))
             name = ("worker", "worker", "api")[point % 3]
