@@ -1,0 +1,140 @@
+"""Running Fogbook: everything at once, or one part of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops.cli._common import Home, Json, answer, fail, print_json, use_environment_of
+
+if TYPE_CHECKING:
+    from ops.home import Run
+
+
+class Side(StrEnum):
+    commands = "commands"
+    queries = "queries"
+    all = "all"
+
+
+def up(
+    home: Home = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="The API's port.", show_default="8420")
+    ] = None,
+    empty: Annotated[bool, typer.Option("--empty", help="Seed nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run everything on this machine: servers, API and workers, until Ctrl-C."""
+    from ops.home import full_path
+    from ops.up import up as run_up
+
+    run_up(
+        full_path(home),
+        port,
+        empty=empty,
+        say=(lambda text: None) if as_json else typer.echo,
+        tell=tell_json if as_json else tell,
+    )
+
+
+def serve(
+    side: Annotated[Side, typer.Argument(help="Which API to serve.")] = Side.all,
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="FOGBOOK_HOST otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(help="FOGBOOK_PORT otherwise.")] = None,
+    fd: Annotated[
+        int | None, typer.Option(hidden=True, help="A listening socket that was handed on.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the command API, the query API or both, in one process."""
+    import uvicorn
+
+    from ops.settings import Settings
+
+    use_environment_of(home)
+    settings = Settings()
+    check_served(settings)
+    factories = {
+        Side.commands: "commands.api:app",
+        Side.queries: "queries.api:app",
+        Side.all: "ops.app:make_app",
+    }
+    config = uvicorn.Config(
+        factories[side],
+        factory=side is Side.all,
+        host=host or settings.host,
+        port=settings.port if port is None else port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # Nothing here asks for the client's address.
+        backlog=2048,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=3,
+    )
+    server = uvicorn.Server(config)
+    server.run([socket.socket(fileno=fd)] if fd is not None else None)
+    if not server.started:
+        fail("The API could not start; the log above says why.")
+
+
+def work(home: Home = None, as_json: Json = False) -> None:
+    """Run a worker: followers of the log, the sweeper and timers."""
+    use_environment_of(home)
+    from ops.settings import Settings
+    from workers.main import work as run_worker
+
+    run_worker(Settings())
+
+
+def migrate(home: Home = None, as_json: Json = False) -> None:
+    """Bring the database up to date; FOGBOOK_MIGRATE_DATABASE_URL names it as its owner."""
+    from ops.home import find_target
+    from ops.migrate import UnsafeDatabase
+    from ops.migrate import migrate as run_migrations
+
+    try:
+        run_migrations(find_target(home).superuser_url)
+    except UnsafeDatabase as error:
+        fail(str(error))
+    answer({"migrated": True}, as_json, "The database is up to date.")
+
+
+def tell_json(run: Run) -> None:
+    from dataclasses import asdict
+
+    print_json(asdict(run))
+
+
+def tell(run: Run) -> None:
+    typer.echo(
+        f"""
+Fogbook runs at {run.url} (documentation: {run.url}/docs)
+API key: {run.admin_key}
+
+Try it:
+  curl -X POST {run.url}/commands/ledger/open-wallet \\
+    -H 'Authorization: Bearer {run.admin_key}' \\
+    -H 'Idempotency-Key: first' -H 'Fogbook-Act-As: ana' \\
+    -H 'Content-Type: application/json' -d '{json.dumps({"wallet": "ana"})}'
+
+Ctrl-C stops everything."""
+    )
+
+
+def check_served(settings: Any) -> None:
+    """Say in one sentence what would otherwise be a trace of the server's start-up."""
+    import psycopg
+
+    assert len(settings.pepper_bytes) >= 16
+    psycopg.connect(settings.database_url, connect_timeout=5).close()
