@@ -123,6 +123,14 @@ class Exchange:
             self.accepted[zone] += status == 200
             await asyncio.sleep(chance.uniform(0.01, 0.15))
 
+    async def chat(self) -> None:
+        """Commands without a pause, so that a killed API always cuts one off."""
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            small = {"from": "wallet:m0", "to": "wallet:m1", "amount": "1"}
+            await self.send("main", f"chat-{number}", "ledger/transfer", small, "m0")
+
     async def clock(self) -> None:
         """The village's time passes at its own pace."""
         number = 0
@@ -170,7 +178,8 @@ async def play(up: Running, seed: int, points: int) -> tuple[Exchange, Counter[s
         with connect(up.database_url, "test") as database:
             await exchange.warm_up(database)
         people = [exchange.person(zone, n) for zone in PEERS for n in range(PEOPLE)]
-        tasks = [asyncio.create_task(each) for each in (*people, exchange.clock())]
+        others = (exchange.clock(), exchange.chat())
+        tasks = [asyncio.create_task(each) for each in (*people, *others)]
         killed = await kill_at_random(up, seed, points)
         exchange.stop.set()
         await asyncio.gather(*tasks)
