@@ -6,7 +6,7 @@ SEED ?= 1
 MINUTES ?= 5
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint types bench torture clean
+.PHONY: run test lint types fixtures bench torture clean
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fogbook needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
@@ -28,6 +28,9 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/python -m mypy
+
+fixtures: $(VENV)/installed
+	$(BIN)/python -m ops.catalogue --fixtures
 
 bench: $(VENV)/installed
 	$(BIN)/python -m ops.cli bench $(ARGS)

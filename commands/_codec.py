@@ -6,7 +6,6 @@ The catalogue is found by walking `domain`: every `Stream` there names the event
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import pkgutil
 import re
@@ -15,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -22,6 +22,7 @@ import msgspec
 
 import domain
 from domain._kernel import Stream, snake
+from domain._upcasts import UPCASTS, steps_from
 
 ZONE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 """What a zone may be called."""
@@ -160,10 +161,45 @@ def _value_source(hint: Any, expression: str, names: dict[str, Any]) -> str:
 
 
 @cache
+def stored_types() -> dict[str, type]:
+    """Every type that the log may hold -> today's class: today's types, and those that became one of them."""
+    today = event_types()
+    found = dict(today)
+    for old in UPCASTS:
+        into = steps_from(old)[-1].into
+        if old in today:
+            raise TypeError(f"{old} is an event of today, and cannot be upcast")
+        if into not in today:
+            raise TypeError(f"{old} becomes {into}, which is no event")
+        found[old] = today[into]
+    return found
+
+
+@cache
 def event_decoder(type_name: str) -> Callable[[bytes], Any] | None:
     """A decoder for stored events of this type; None when no context of ours knows the type."""
-    event = event_types().get(type_name)
-    return msgspec.json.Decoder(event, strict=False).decode if event else None
+    event = stored_types().get(type_name)
+    if event is None:
+        return None
+    decoder: Callable[[bytes], Any] = msgspec.json.Decoder(event, strict=False).decode
+    return decoder if event.__name__ == type_name else _upcasting(type_name, decoder)
+
+
+def _upcasting(type_name: str, decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A decoder for a type that is gone: today's class is all that anybody sees of it."""
+    turns = [step.turn for step in steps_from(type_name)]
+    decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
+
+    def decoder(data: bytes) -> Any:
+        stored = decode_fields(data)
+        try:
+            for turn in turns:
+                stored = turn(stored)
+        except (LookupError, TypeError, ValueError) as error:
+            raise msgspec.ValidationError(f"this is no stored {type_name}: {error!r}") from error
+        return decode(encode_json(stored))
+
+    return decoder
 
 
 def decode_event(type_name: str, data: bytes) -> Any | None:
@@ -194,7 +230,7 @@ def state_decoder(state: type) -> Callable[[bytes], Any]:
 @cache
 def state_schema(state: type) -> str:
     """A fingerprint of a state's shape; a snapshot of another shape is not read, its stream is replayed."""
-    return hashlib.sha256("\n".join(_shape(state, set())).encode()).hexdigest()[:16]
+    return sha256("\n".join(_shape(state, set())).encode()).hexdigest()[:16]
 
 
 def _shape(cls: type, seen: set[type]) -> Iterator[str]:
@@ -222,46 +258,99 @@ def microseconds(at: datetime) -> int:
     return (at - EPOCH) // MICROSECOND
 
 
-def _prefixed(part: bytes) -> bytes:
-    return len(part).to_bytes(2, "big") + part
+# Numbers of an entry, each with the length of the text or bytes behind it where there is one.
+_pack_length = struct.Struct(">H").pack
+_pack_number = struct.Struct(">QH").pack
+_pack_time = struct.Struct(">qH").pack
+_pack_status = struct.Struct(">qH").pack
+_pack_place = struct.Struct(">QIq").pack
+
+
+def event_entry(
+    zone: bytes, position: int, stream: str, version: int, type: str, at_us: int, meta: bytes, data: bytes
+) -> bytes:
+    """An event as an entry of the zone's first log.
+
+    Entry: zone, u64 position, stream, u64 version, type, i64 recorded_at in microseconds, meta, data; the
+    texts and bytes each behind their 16-bit length, all numbers big-endian.
+    """
+    return _hashed_event(zone, position, stream, version, type, at_us, meta, data)[1:]
 
 
 def event_leaf(
     zone: bytes, position: int, stream: str, version: int, type: str, at_us: int, meta: bytes, data: bytes
 ) -> bytes:
-    """RFC 6962 leaf hash of an event's entry.
+    """RFC 6962 leaf hash of an event's entry."""
+    return sha256(_hashed_event(zone, position, stream, version, type, at_us, meta, data)).digest()
 
-    Entry: zone, u64 position, stream, u64 version, type, i64 recorded_at in microseconds, meta, data; the
-    texts and bytes each behind their 16-bit length, all numbers big-endian.
-    """
+
+def _hashed_event(
+    zone: bytes, position: int, stream: str, version: int, type: str, at_us: int, meta: bytes, data: bytes
+) -> bytes:
+    """The entry behind RFC 6962's 0x00; joined at once, since every event that is appended passes here."""
     stream_bytes, type_bytes = stream.encode(), type.encode()
     try:
-        entry = b"".join(
+        hashed = b"".join(
             (
+                b"\x00",
                 zone,
-                position.to_bytes(8, "big"),
-                len(stream_bytes).to_bytes(2, "big"),
+                _pack_number(position, len(stream_bytes)),
                 stream_bytes,
-                version.to_bytes(8, "big"),
-                len(type_bytes).to_bytes(2, "big"),
+                _pack_number(version, len(type_bytes)),
                 type_bytes,
-                struct.pack(">q", at_us),
-                len(meta).to_bytes(2, "big"),
+                _pack_time(at_us, len(meta)),
                 meta,
-                len(data).to_bytes(2, "big"),
+                _pack_length(len(data)),
                 data,
             )
         )
-    except OverflowError as error:
+    except struct.error as error:
         raise EntryTooLarge(type) from error
-    if len(entry) > MOST_ENTRY_BYTES:
+    if len(hashed) > 1 + MOST_ENTRY_BYTES:
         raise EntryTooLarge(type)
-    return hashlib.sha256(b"\x00" + entry).digest()
+    return hashed
 
 
 def zone_prefix(zone: str) -> bytes:
     """The first field of each of the zone's entries."""
-    return _prefixed(zone.encode())
+    return _pack_length(len(zone.encode())) + zone.encode()
+
+
+def fate_entry(
+    zone: bytes,
+    number: int,
+    principal: str,
+    act_as: str,
+    key: str,
+    request: bytes,
+    if_match: int | None,
+    status: int,
+    answer: bytes,
+    position: int,
+    events: int,
+    at_us: int,
+) -> bytes:
+    """A command's fate as an entry of the zone's second log.
+
+    Entry: zone, u64 number, principal, act-as, key, SHA-256 of the request, i64 If-Match (-1: none), u16
+    status, SHA-256 of the answer, u64 position, u32 events, i64 recorded_at in microseconds.
+    """
+    principal_bytes, act_as_bytes, key_bytes = principal.encode(), act_as.encode(), key.encode()
+    return b"".join(
+        (
+            zone,
+            _pack_number(number, len(principal_bytes)),
+            principal_bytes,
+            _pack_length(len(act_as_bytes)),
+            act_as_bytes,
+            _pack_length(len(key_bytes)),
+            key_bytes,
+            sha256(request).digest(),
+            _pack_status(-1 if if_match is None else if_match, status),
+            sha256(answer).digest(),
+            _pack_place(position, events, at_us),
+        )
+    )
 
 
 def fate_leaf(
@@ -278,22 +367,56 @@ def fate_leaf(
     events: int,
     at_us: int,
 ) -> bytes:
-    """RFC 6962 leaf hash of a command's fate, an entry of the zone's second log.
-
-    Entry: zone, u64 number, principal, act-as, key, SHA-256 of the request, i64 If-Match (-1: none), u16
-    status, SHA-256 of the answer, u64 position, u32 events, i64 recorded_at in microseconds.
-    """
-    entry = b"".join(
-        (
+    """RFC 6962 leaf hash of a fate's entry."""
+    return sha256(
+        b"\x00"
+        + fate_entry(
             zone,
-            number.to_bytes(8, "big"),
-            _prefixed(principal.encode()),
-            _prefixed(act_as.encode()),
-            _prefixed(key.encode()),
-            hashlib.sha256(request).digest(),
-            struct.pack(">qH", -1 if if_match is None else if_match, status),
-            hashlib.sha256(answer).digest(),
-            struct.pack(">QIq", position, events, at_us),
+            number,
+            principal,
+            act_as,
+            key,
+            request,
+            if_match,
+            status,
+            answer,
+            position,
+            events,
+            at_us,
         )
-    )
-    return hashlib.sha256(b"\x00" + entry).digest()
+    ).digest()
+
+
+def attestation_entry(
+    zone: bytes, ordinal: int, after_number: int, kind: str, at_us: int, body: bytes
+) -> bytes:
+    """What is attested, as an entry of the zone's second log, between the fates of commands.
+
+    Entry: zone, u64 ordinal, u64 number of the fate that it stands behind, kind, i64 recorded_at in
+    microseconds, body.
+    """
+    kind_bytes = kind.encode()
+    try:
+        entry = b"".join(
+            (
+                zone,
+                ordinal.to_bytes(8, "big"),
+                _pack_number(after_number, len(kind_bytes)),
+                kind_bytes,
+                _pack_time(at_us, len(body)),
+                body,
+            )
+        )
+    except struct.error as error:
+        raise EntryTooLarge(kind) from error
+    if len(entry) > MOST_ENTRY_BYTES:
+        raise EntryTooLarge(kind)
+    return entry
+
+
+def attestation_leaf(
+    zone: bytes, ordinal: int, after_number: int, kind: str, at_us: int, body: bytes
+) -> bytes:
+    """RFC 6962 leaf hash of an attestation's entry."""
+    entry = attestation_entry(zone, ordinal, after_number, kind, at_us, body)
+    return sha256(b"\x00" + entry).digest()

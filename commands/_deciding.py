@@ -15,6 +15,7 @@ import structlog
 
 from commands._codec import (
     EntryTooLarge,
+    command_number,
     encode_json,
     event_encoder,
     event_leaf,
@@ -154,6 +155,10 @@ class Decided:
         if command.at is not None and (refusal := self._refuse_time(command)):
             return refusal
         number = self.head.number + len(self.batch.keys) + 1
+        if command.correlation or command.causation:
+            for named in (command.causation, command.correlation):
+                if (command_number(named) or 0) >= number:
+                    return _unknown_cause(named, self.position)
         issued = Issued(command.by, self.at, command.role, f"c{number}", verify)
         events: list[tuple[Ref, Any]] = []
         versions: list[int] = []
@@ -329,6 +334,12 @@ def _stale(command: Command, version: int, position: int) -> Outcome:
     detail = "The stream has moved on since the version that If-Match names."
     facts = {"stream": command.main.name, "version": str(version)}
     return _problem(412, "stale-version", detail, position, facts)
+
+
+def _unknown_cause(named: str, position: int) -> Outcome:
+    """So that causes always lie before what they caused, and nobody claims a command that is still to come."""
+    detail = "There is no such command yet that this one could follow from."
+    return _problem(422, "unknown-cause", detail, position, {"command": named})
 
 
 def remembered(command: Command, fate: Fate) -> Outcome:

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +21,10 @@ from commands._deciding import Command, Outcome
 from commands._log import LogUnavailable
 from commands._models import canonical_id, command_from, model_of, strict_json, time
 from commands._sequencer import Overloaded
+from commands._subjects import KeyDestroyed, Keyring, KeyringUnavailable, personal_fields
 from commands._zones import Zones
 from domain._kernel import Ref, kebab
+from domain.principals import EraseSubject
 from ops.access import Access, Caller
 from ops.problems import Problem, documented
 from ops.web import MOST_BATCH_BYTES, App, body_of, headers_of, zone_of
@@ -30,6 +32,10 @@ from ops.web import MOST_BATCH_BYTES, App, body_of, headers_of, zone_of
 MOST_LINES = 1_000
 KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
 CORRELATION = re.compile(r"[A-Za-z0-9._:/-]{1,100}\Z")
+TIMER_KEY = "timer:"
+"""Keys that begin so say that a timer or a reaction sent the command."""
+LINE = frozenset({"context", "command", "key", "body"})
+TRACES = frozenset({"correlation", "causation"})
 
 log = structlog.get_logger("fogbook.commands")
 
@@ -53,6 +59,8 @@ class Route:
     """The stream that If-Match speaks of, from the command and the principal."""
     name: str
     """`ledger/transfer`"""
+    personal: tuple[str, ...]
+    """Its fields that are sealed before anything stores them."""
 
     @property
     def path(self) -> str:
@@ -69,8 +77,8 @@ class Context:
         self.name = name.rpartition(".")[2]
 
     def post(self, command: type, roles: frozenset[str], main: Main | None = None) -> None:
-        route = Route(self.name, command, roles, main, f"{self.name}/{kebab(command.__name__)}")
-        ROUTES[route.name] = route
+        name = f"{self.name}/{kebab(command.__name__)}"
+        ROUTES[name] = Route(self.name, command, roles, main, name, personal_fields(command))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +99,10 @@ class Envelope:
 class CommandApi:
     """Takes commands for all zones of this process."""
 
-    def __init__(self, zones: Zones, access: Access) -> None:
+    def __init__(self, zones: Zones, access: Access, keyring: Keyring) -> None:
         self._zones = zones
         self._access = access
+        self._keyring = keyring
 
     async def one(self, route: Route, request: Request) -> Response:
         """POST of a single command."""
@@ -103,11 +112,15 @@ class CommandApi:
         envelope = self._envelope(headers, caller, headers.get("idempotency-key"), dry_run)
         _allow(caller, route)
         body = strict_json(await body_of(request, headers))
-        outcome = await self._submit(self._command(route, body, envelope), envelope.zone)
+        outcome = await self._take(route, body, envelope)
         return _response(outcome, envelope, route)
 
     async def many(self, request: Request) -> Response:
-        """POST of NDJSON: each line a command, each answered on its own, in order."""
+        """POST of NDJSON: each line a command, each answered on its own, in order.
+
+        A line is an object with context, command, key and body; `correlation` and `causation` stand for the headers
+        of these names.
+        """
         headers = headers_of(request)
         caller = await self._access.caller(headers.get("authorization"))
         if headers.get("content-type", "").partition(";")[0].strip() != "application/x-ndjson":
@@ -135,15 +148,15 @@ class CommandApi:
                 base.caller,
                 base.zone,
                 base.by,
-                "" if base.dry_run else _key(key),
+                "" if base.dry_run else _key(key, base.caller),
                 None,
                 base.dry_run,
                 base.at,
-                base.correlation,
-                base.causation,
+                _trace(parsed["correlation"], "correlation") if "correlation" in parsed else base.correlation,
+                _trace(parsed["causation"], "causation") if "causation" in parsed else base.causation,
             )
             _allow(base.caller, route)
-            outcome = await self._submit(self._command(route, parsed["body"], envelope), base.zone)
+            outcome = await self._take(route, parsed["body"], envelope)
             status, answer = outcome.status, outcome.body
         except Problem as problem:
             status, answer = problem.status, encode_json(problem.body)
@@ -158,7 +171,7 @@ class CommandApi:
             caller,
             zone,
             _acting_for(headers.get("fogbook-act-as"), caller),
-            "" if dry_run else _key(key),
+            "" if dry_run else _key(key, caller),
             _version(headers.get("if-match")),
             dry_run,
             _named_time(headers.get("fogbook-at"), caller),
@@ -166,8 +179,48 @@ class CommandApi:
             _trace(headers.get("fogbook-causation"), "Fogbook-Causation"),
         )
 
-    def _command(self, route: Route, body: Any, envelope: Envelope) -> Command:
+    async def _take(self, route: Route, body: Any, envelope: Envelope) -> Outcome:
+        """Validate a command, seal what is personal in it, and have it decided."""
         command = command_from(route.command, body)
+        if route.personal:
+            command = await self._sealed(route, command, envelope.by)
+        outcome = await self._submit(self._command(route, command, envelope), envelope.zone)
+        if route.command is EraseSubject and outcome.status == 200 and not envelope.dry_run:
+            await self._destroy(command.principal)
+        return outcome
+
+    async def _sealed(self, route: Route, command: Any, by: str) -> Any:
+        """The command with its personal texts sealed for whom it acts for. Raises Problem 409 and 503."""
+        texts = {name: text for name in route.personal if (text := getattr(command, name))}
+        if not texts:
+            return command
+        try:
+            return replace(command, **await self._keyring.sealed(by, texts))
+        except KeyDestroyed:
+            raise Problem(
+                409,
+                "subject-erased",
+                "This principal was erased: nothing is recorded with a personal text of his.",
+                principal=by,
+                fields=sorted(texts),
+            ) from None
+        except KeyringUnavailable as error:
+            log.error("subject_keys_unavailable", error=str(error))
+            raise Problem(
+                503,
+                "subject-keys-unavailable",
+                "Personal texts cannot be sealed now, and nothing is recorded without.",
+                headers={"Retry-After": "1"},
+            ) from None
+
+    async def _destroy(self, principal: str) -> None:
+        """Destroy the key of a principal whose erasure is recorded. What fails here is done by the eraser."""
+        try:
+            await asyncio.to_thread(self._keyring.destroy, principal)
+        except KeyringUnavailable as error:
+            log.error("subject_key_not_destroyed", error=str(error))
+
+    def _command(self, route: Route, command: Any, envelope: Envelope) -> Command:
         if envelope.if_match is not None and route.main is None:
             raise Problem(400, "no-main-stream", "This command has no one stream that If-Match could mean.")
         canonical = event_encoder(route.command)(command)
@@ -225,13 +278,15 @@ def _dry_run(request: Request) -> bool:
     return value == "true"
 
 
-def _key(key: Any) -> str:
+def _key(key: Any, caller: Caller) -> str:
     if not key:
         raise Problem(400, "idempotency-key-missing", "Each command needs an Idempotency-Key.")
     if not isinstance(key, str) or not KEY.match(key):
         raise Problem(
             400, "malformed-idempotency-key", "An idempotency key is 1 to 200 visible ASCII characters."
         )
+    if key.startswith(TIMER_KEY) and caller.role not in SERVICE:
+        raise Problem(403, "key-reserved", "Keys that begin with timer: are those of timers and reactions.")
     return key
 
 
@@ -268,14 +323,14 @@ def _named_time(header: str | None, caller: Caller) -> datetime | None:
         raise Problem(400, "malformed-time", "Fogbook-At is an RFC 3339 time with its offset.") from None
 
 
-def _trace(header: str | None, name: str) -> str:
-    if header is None:
+def _trace(given: Any, name: str) -> str:
+    if given is None:
         return ""
-    if not CORRELATION.match(header):
+    if not isinstance(given, str) or not CORRELATION.match(given):
         raise Problem(
             400, "malformed-correlation", f"{name} is 1 to 100 of the characters A-Z a-z 0-9 . _ : / -"
         )
-    return header
+    return given
 
 
 def _allow(caller: Caller, route: Route) -> None:
@@ -291,8 +346,12 @@ def _allow(caller: Caller, route: Route) -> None:
 
 def _parse_line(line: bytes) -> dict[str, Any]:
     parsed = strict_json(line)
-    if not isinstance(parsed, dict) or set(parsed) != {"context", "command", "key", "body"}:
-        raise Problem(400, "malformed-line", "A line is an object with context, command, key and body.")
+    if not isinstance(parsed, dict) or not LINE <= set(parsed) <= LINE | TRACES:
+        raise Problem(
+            400,
+            "malformed-line",
+            "A line is an object with context, command, key and body, and perhaps correlation and causation.",
+        )
     return parsed
 
 
@@ -332,8 +391,8 @@ _HEADERS = [
     ("Fogbook-Act-As", False, "The principal to act for (operators with the scope act-as)."),
     ("Fogbook-At", False, "The time, in a zone with a manual clock (scope act-at)."),
     ("If-Match", False, "The version that the command's main stream must have."),
-    ("Fogbook-Correlation", False, "Ties the events of several commands together."),
-    ("Fogbook-Causation", False, "What this command follows from."),
+    ("Fogbook-Correlation", False, "Ties several commands together: a name, or the id of the first of them."),
+    ("Fogbook-Causation", False, "The command that this one follows from: `c17`, elsewhere `village/c17`."),
 ]
 
 _ANSWER = {
@@ -408,7 +467,8 @@ def _handler(route: Route, api: Callable[[], CommandApi]) -> Any:
 
 def _ok() -> dict[str, Any]:
     return {
-        "description": "The command was accepted, and its events are durable.",
+        "description": "The command was accepted, and its events are durable. Personal texts (`x-personal`) are shown"
+        " as they are stored: sealed, `enc:v1:<key id>:<base64url>`; queries open them.",
         "content": {"application/json": {"schema": _ANSWER}},
         "headers": {"Fogbook-Position": {"schema": {"type": "integer"}}},
     }

@@ -26,6 +26,8 @@ ASSET = re.compile(r"([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}\Z")
 AMOUNT = re.compile(r"(0|[1-9][0-9]{0,37})\Z")
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z")
 JSON_SAFE = 2**53
+MOST_SEALED = 2048
+"""Characters. 256 that people read have at most 1,024 bytes; sealed they are at most 1,427 characters."""
 YEARS_END = 9000
 """Calendars end with 9999; periods and deadlines that are added to a time have to fit."""
 
@@ -104,6 +106,12 @@ def text(value: Any) -> str:
     raise PydanticCustomError("text", "a text is at most 256 printable characters")
 
 
+def sealed(value: Any) -> str:
+    if type(value) is str and len(value) <= MOST_SEALED and value.isprintable():
+        return value
+    raise PydanticCustomError("sealed", "a sealed text is at most 2048 printable characters")
+
+
 def time(value: Any) -> datetime:
     if type(value) is str and RFC3339.match(value):
         try:
@@ -154,6 +162,8 @@ KINDS: dict[Any, tuple[type, Callable[[Any], Any], dict[str, Any]]] = {
     "asset": (str, asset_code, {"type": "string", "pattern": "^([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}$"}),
     "small_int": (int, whole(1 - 2**31, 2**31 - 1), {"type": "integer"}),
     "text": (str, text, {"type": "string", "maxLength": 256}),
+    "personal": (str, text, {"type": "string", "maxLength": 256, "x-personal": True}),
+    "sealed": (str, sealed, {"type": "string", "maxLength": MOST_SEALED, "x-personal": True}),
     datetime: (datetime, time, {"type": "string", "format": "date-time"}),
     bool: (bool, flag, {"type": "boolean"}),
     int: (int, whole(0, JSON_SAFE - 1), {"type": "integer", "minimum": 0, "maximum": JSON_SAFE - 1}),

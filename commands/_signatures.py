@@ -19,6 +19,23 @@ def zone_key(pepper: bytes, zone: str) -> Ed25519PrivateKey:
     )
 
 
+@cache
+def log_key(pepper: bytes, zone: str, serial: int) -> Ed25519PrivateKey:
+    """The private key that signs checkpoints of the zone's logs, derived as the zone's own is.
+
+    Each rotation takes the next serial number.
+    """
+    message = b"fogbook log key\0" + zone.encode() + b"\0" + str(serial).encode()
+    return Ed25519PrivateKey.from_private_bytes(hmac.digest(pepper, message, hashlib.sha256))
+
+
+def installation(pepper: bytes) -> str:
+    """What the origins of an installation's logs begin with, where nobody named them."""
+    seed = hmac.digest(pepper, b"fogbook installation", hashlib.sha256)
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    return f"fogbook-{hashlib.sha256(public).hexdigest()[:12]}"
+
+
 def public_key(key: Ed25519PrivateKey) -> str:
     return key.public_key().public_bytes_raw().hex()
 

@@ -17,8 +17,10 @@ from fastapi import FastAPI
 from prometheus_client import Gauge
 
 import commands
+from commands._erasing import Eraser
 from commands._http import CommandApi, register
 from commands._log import PostgresLog
+from commands._subjects import Keyring
 from commands._zones import Zones
 from ops.access import Access
 from ops.health import add_health
@@ -67,8 +69,12 @@ class CommandService:
             most_streams=settings.streams_in_memory,
         )
         async with open_pool(settings, "fogbook commands", 4) as pool:
-            self.api = CommandApi(zones, Access(pool, settings.pepper_bytes))
-            tasks = [asyncio.create_task(waker.run()), asyncio.create_task(_observe(zones))]
+            keyring = Keyring(settings.subject_folder, settings.pepper_bytes)
+            if not keyring.folder.is_dir():
+                log.error("subject_keys_missing", folder=str(keyring.folder))
+            self.api = CommandApi(zones, Access(pool, settings.pepper_bytes), keyring)
+            running = (waker.run(), _observe(zones), Eraser(pool, keyring).run())
+            tasks = [asyncio.create_task(each) for each in running]
             try:
                 yield
             finally:

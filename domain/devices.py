@@ -20,11 +20,11 @@ from domain._kernel import (
     Id,
     Issued,
     NotFound,
+    Personal,
     Quantity,
     Read,
     Rejected,
     Stream,
-    Text,
     ceil_div,
     floor_div,
 )
@@ -143,7 +143,7 @@ class DeviceWentOffline:
 class DeviceSuspended:
     by: str
     """owner or operator: each ends only the suspension that is his."""
-    reason: str
+    reason: Personal
     at: datetime
 
 
@@ -155,7 +155,7 @@ class DeviceResumed:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRetired:
-    reason: str
+    reason: Personal
     at: datetime
 
 
@@ -411,7 +411,7 @@ class SuspendDevice:
     """Let a device serve nothing until it is resumed: its owner for himself, an operator for any."""
 
     device: Id
-    reason: Text
+    reason: Personal
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,7 +426,7 @@ class RetireDevice:
     """Take a device out of use for good: its owner, or an operator."""
 
     device: Id
-    reason: Text = ""
+    reason: Personal = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from domain._kernel import (
     Id,
     Issued,
     NotFound,
+    Personal,
     Quantity,
     Read,
     Rejected,
@@ -368,7 +369,7 @@ class ResultsReceived:
 @dataclass(frozen=True, slots=True)
 class ContributionDisputed:
     by: str
-    reason: str
+    reason: Personal
     at: datetime
 
 
@@ -861,7 +862,7 @@ class DisputeContribution:
 
     session: Id
     seq: Count
-    reason: Text
+    reason: Personal
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from domain._kernel import (
     Id,
     Issued,
     NotFound,
+    Personal,
     Quantity,
     Read,
     Rejected,
@@ -80,7 +81,7 @@ class Debited:
     to: str
     purpose: str
     reference: str = ""
-    memo: str = ""
+    memo: Personal = ""
 
     @property
     def posting(self) -> tuple[str, int]:
@@ -96,7 +97,7 @@ class Credited:
     source: str
     purpose: str
     reference: str = ""
-    memo: str = ""
+    memo: Personal = ""
 
     @property
     def posting(self) -> tuple[str, int]:
@@ -433,7 +434,7 @@ class Transfer:
     asset: AssetCode = FOG
     purpose: Text = "transfer"
     reference: Text = ""
-    memo: Text = ""
+    memo: Personal = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from domain._kernel import (
     Id,
     Issued,
     NotFound,
+    Personal,
     Quantity,
     Read,
     Ref,
@@ -91,7 +92,7 @@ class ValidatorRegistered:
     operator: str
     commission: int
     minimum_self_stake: Amount
-    description: str
+    description: Personal
     at: datetime
 
 
@@ -105,7 +106,7 @@ class ValidatorJoined:
 @dataclass(frozen=True, slots=True)
 class ValidatorEdited:
     commission: int
-    description: str
+    description: Personal
     at: datetime
 
 
@@ -321,7 +322,7 @@ class VictimsListed:
 @dataclass(frozen=True, slots=True)
 class SlashAppealed:
     by: str
-    grounds: str
+    grounds: Personal
     at: datetime
 
 
@@ -655,7 +656,7 @@ class RegisterValidator:
     self_stake: Amount
     commission: BasisPoints = 500
     minimum_self_stake: Amount = 1
-    description: Text = ""
+    description: Personal = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -664,7 +665,7 @@ class EditValidator:
 
     validator: Id
     commission: BasisPoints
-    description: Text = ""
+    description: Personal = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -782,7 +783,7 @@ class AppealSlash:
     """Ask for a slash to be looked at again: the validator's operator or a victim, once, in time."""
 
     evidence_id: Id
-    grounds: Text
+    grounds: Personal
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 from fastapi import Request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from starlette.responses import Response
 
 from commands._codec import encode_json
+from ops.audit import ARCHIVED, SIGNED
 from ops.pool import open_pool
 from ops.problems import Problem, documented
 from ops.settings import Settings
 from ops.web import App
 
 MOST_LAG_S = 30.0
+
+SIGNED_SIZE = Gauge("fogbook_signed_size", "Entries under a log's newest checkpoint", ["zone", "log"])
+SIGNED_AGE_S = Gauge("fogbook_signed_age_seconds", "Age of a log's newest checkpoint", ["zone", "log"])
+UNSIGNED = Gauge("fogbook_unsigned_entries", "Entries behind a log's newest checkpoint", ["zone", "log"])
+ARCHIVE_LAG = Gauge("fogbook_archive_lag_events", "Events the archive is behind", ["zone", "projection"])
 
 LAGS = """
 SELECT c.zone, c.projection, h.position - c.position AS events,
@@ -68,7 +75,23 @@ class Health:
         return Response(encode_json({"status": "ready", "lags": lags}), media_type="application/json")
 
     async def metrics(self, request: Request) -> Response:
+        """What this process counted; also how far the archivist is, as the database knows, if it answers."""
+        with contextlib.suppress(psycopg.Error, PoolTimeout):
+            await self._measure()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def _measure(self) -> None:
+        assert self._pool is not None
+        async with self._pool.connection() as connection:
+            signed = await (await connection.execute(SIGNED)).fetchall()
+            archived = await (await connection.execute(ARCHIVED)).fetchall()
+        for zone, log, size, _, age_s, unsigned in signed:
+            SIGNED_SIZE.labels(zone, log).set(size)
+            UNSIGNED.labels(zone, log).set(unsigned)
+            if age_s is not None:
+                SIGNED_AGE_S.labels(zone, log).set(age_s)
+        for zone, projection, *_, lag in archived:
+            ARCHIVE_LAG.labels(zone, projection).set(lag)
 
 
 def add_health(app: App) -> None:

@@ -66,7 +66,7 @@ DESCRIPTIONS = {
     422: "The body or a parameter is not valid, or its idempotency key was used with another command.",
     500: "A defect; nothing was changed.",
     503: "The log cannot be reached or too much is waiting; try again with the same key.",
-    504: "The projection did not reach `min_position` in time.",
+    504: "What was to be waited for, a position or a checkpoint, was not reached in time.",
 }
 
 SCHEMA = {

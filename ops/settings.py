@@ -23,6 +23,9 @@ class Settings(BaseSettings):
     pepper: SecretStr = SecretStr("")
     """Keys the HMAC under which API keys are stored; at least 16 characters."""
     home: Path = Path("~/.fogbook")
+    subject_keys: Path | None = None
+    """The folder of the keys under which personal texts are sealed (commands/_subjects.py): never in the database's
+    backups. HOME/subjects where it is not set."""
     host: str = "127.0.0.1"
     port: int = 8420
     prepare_statements: bool = True
@@ -34,7 +37,17 @@ class Settings(BaseSettings):
     streams_in_memory: int = 50_000
     query_connections: int = 8
     min_position_wait_s: float = 5.0
+    log_origin: str = ""
+    """What the names of the zones' logs begin with in checkpoints; follows from the pepper where it is not set."""
+    checkpoint_every_s: float = Field(default=10.0, gt=0)
+    """How often zones that have moved get a signed checkpoint."""
+    archive: bool = True
+    """Keep every version of each row of the read models, for questions as of a position."""
     log_level: str = "info"
+
+    @property
+    def subject_folder(self) -> Path:
+        return (self.subject_keys or self.home / "subjects").expanduser()
 
     @property
     def pepper_bytes(self) -> bytes:

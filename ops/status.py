@@ -1,4 +1,4 @@
-"""`fogbook status`: zones, lag, quarantine and stuck timers."""
+"""`fogbook status`: zones, lag, checkpoints, quarantine and stuck timers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commands._codec import encode_json
+from ops.audit import ARCHIVED, SIGNED
 from ops.zones import list_zones
 
 STUCK_ATTEMPTS = 3
@@ -48,6 +49,8 @@ def read_status(connection: psycopg.Connection[Any]) -> dict[str, list[dict[str,
     return {
         "zones": list_zones(connection),
         "projections": _rows(connection, LAGS),
+        "checkpoints": _rows(connection, SIGNED),
+        "archive": _rows(connection, ARCHIVED),
         "quarantine": _rows(connection, QUARANTINED, MOST_LISTED),
         "stuck_timers": _rows(connection, STUCK, STUCK_ATTEMPTS, MOST_LISTED),
     }

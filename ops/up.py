@@ -1,4 +1,4 @@
-"""`fogbook up`: servers, API and workers of one home, from nothing to the first request, and until Ctrl-C.
+"""`fogbook up`: everything of one home, from nothing to the first request, and until Ctrl-C.
 
 The API listens on a socket that this process opened and keeps: while a crashed API starts again, clients wait
 for a moment instead of being refused.
@@ -158,6 +158,8 @@ def up(
         make_home(home)
         os.close(lock_home(home))  # Say at once that the home is in use, before a port is looked for.
         (home / "log").mkdir(mode=0o700, exist_ok=True)
+        if settings.subject_keys is None:
+            (home / "subjects").mkdir(mode=0o700, exist_ok=True)
         listening = undo.enter_context(_listen(settings.host, port, say))
         servers = _servers(settings, home, undo, say)
         database_url = servers.database_url if servers else settings.database_url
@@ -179,6 +181,7 @@ def up(
         env = _environment(database_url, redis_url, pepper, url, keys["worker"])
         _start_children(running, listening, env, undo)
         _wait_until_ready(running, host, chosen)
+        _start_archivist(running, env)  # Nobody waits for it, so it does not delay the API's start.
         _wait_for_workers(database_url)
         undo.callback((home / RUN_FILE).unlink, missing_ok=True)
         running.publish()
@@ -296,6 +299,13 @@ def _start_children(
     undo.callback(listening.close)
     for supervised in running.children:
         supervised.start()
+
+
+def _start_archivist(running: Up, env: dict[str, str]) -> None:
+    argv = _cli("archive", "--home", str(running.home))
+    archivist = Supervised("archivist", argv, running.home / "log" / "archivist.log", env)
+    running.children.append(archivist)
+    archivist.start()
 
 
 def _cli(*arguments: str) -> list[str]:

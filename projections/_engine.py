@@ -1,4 +1,4 @@
-"""The projection engine: folds events into keyed rows and writes them back with the checkpoint, set-based.
+"""The projection engine: folds events into keyed rows. `_stored` keeps those rows in PostgreSQL.
 
 A handler is a small function of `(rows, event, record)`; it takes rows by key, changes them, and knows no SQL.
 The engine runs a batch twice: first against blank rows to learn which keys it needs (one query a table loads
@@ -11,27 +11,22 @@ import functools
 import importlib
 import pkgutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
-import psycopg
-from psycopg import sql
-from psycopg.types.json import Jsonb
 
 import projections
 from commands._codec import event_decoder
-from projections._tables import Row, Table, from_sql, table_of
+from domain._upcasts import former_names
+from projections import _digest
+from projections._tables import Row, Table, table_of
 from projections._watchdog import HandlerHung
 
 R = TypeVar("R", bound=Row)
 Handler = Callable[["Rows", Any, "Record"], None]
 
-COPY_ABOVE = 1_000
-"""From about this many new rows on, COPY is faster than INSERT ... SELECT unnest."""
 MOST_CACHED_ROWS = 20_000
 
 
@@ -40,6 +35,8 @@ class Meta(msgspec.Struct, gc=False):
 
     command: str = ""
     by: str = ""
+    correlation: str = ""
+    causation: str = ""
     i: int = 0
     n: int = 0
 
@@ -91,6 +88,19 @@ class Record:
         return self._known.by
 
     @property
+    def correlation(self) -> str:
+        return self._known.correlation
+
+    @property
+    def causation(self) -> str:
+        """What its command followed from; the command itself where nothing was named."""
+        return self._known.causation
+
+    @property
+    def begins_command(self) -> bool:
+        return self._known.i == 1
+
+    @property
     def ends_command(self) -> bool:
         """Whether this is the last event of its command (events of other applications stand alone)."""
         return self._known.i == self._known.n
@@ -103,9 +113,12 @@ class Projection:
     do so in the order of their imports, which is that of their names.
     """
 
+    concerns: Callable[[Record], bool] | None = None
+    """Which events its handlers have something to do with at all: the others are not even decoded."""
+
     def __init__(self, name: str, *rows: type[Row], version: int = 1) -> None:
         self.name = name
-        self.code = str(version)
+        self.code = f"{version}.d{_digest.FORMAT}"
         self.rows = rows
         self.handlers: dict[str, Handler] = {}
         self.parts: dict[str, list[Handler]] = {}
@@ -123,7 +136,9 @@ class Projection:
             if any(part.__module__ == handler.__module__ for part in parts):
                 raise TypeError(f"{handler.__module__} handles {event.__name__} twice in {self.name}")
             parts.append(handler)
-            self.handlers[event.__name__] = handler if len(parts) == 1 else _all_of(tuple(parts))
+            # Events that were stored under a name that is gone are of this type now.
+            for name in (event.__name__, *former_names(event.__name__)):
+                self.handlers[name] = handler if len(parts) == 1 else _all_of(tuple(parts))
             return handler
 
         return register
@@ -295,28 +310,12 @@ class _Probe(Rows):
         pass
 
 
-class _LoadingRows(Rows):
-    """Rows over a connection: a key that the probe did not foresee is loaded when it is asked for."""
-
-    connection: psycopg.Connection[Any]
-
-    def _take(self, row: type[R], key: tuple[Any, ...]) -> Any:
-        kept = self.kept[row]
-        if key not in kept:
-            load(self.connection, self, row, [key])
-        return kept[key]
-
-
-def live_rows(projection: Projection, zone: str, generation: int) -> _LoadingRows:
-    return _LoadingRows(projection, zone, generation)
-
-
 def fold(rows: Rows, records: Iterable[Record]) -> None:
     """Run the handlers over records, in order. An error names the record that it happened at."""
-    handlers = rows.projection.handlers
+    handlers, concerns = rows.projection.handlers, rows.projection.concerns
     for record in records:
         handler = handlers.get(record.type)
-        if handler is not None:
+        if handler is not None and (concerns is None or concerns(record)):
             rows.position = record.position
             decoder = event_decoder(record.type)
             assert decoder is not None, "a projection handles events of our own only"
@@ -334,16 +333,6 @@ class HandlerFailed(Exception):
         super().__init__(f"{record.type} at {record.position}")
 
 
-def fold_batch(connection: psycopg.Connection[Any], rows: _LoadingRows, records: Sequence[Record]) -> None:
-    """Fold a batch on rows that are loaded with one query a table."""
-    rows.connection = connection
-    for row, keys in keys_of(rows, records).items():
-        missing = [key for key in keys if key not in rows.kept[row]]
-        if missing:
-            load(connection, rows, row, missing)
-    fold(rows, records)
-
-
 def keys_of(rows: Rows, records: Iterable[Record]) -> dict[type[Any], list[tuple[Any, ...]]]:
     """The keys that handlers ask for; one that depends on a loaded row's content may be missing here."""
     probe = _Probe(rows)
@@ -355,160 +344,3 @@ def keys_of(rows: Rows, records: Iterable[Record]) -> dict[type[Any], list[tuple
                 raise
             # Otherwise go on: a blank row may well break a handler; the real fold decides.
     return {row: list(kept) for row, kept in probe.kept.items()}
-
-
-# SQL, all of it derived from the rows' declarations
-
-
-def load(
-    connection: psycopg.Connection[Any], rows: Rows, row: type[Row], keys: Sequence[tuple[Any, ...]]
-) -> None:
-    """Bring rows into memory; a key without a row is remembered as such."""
-    table = table_of(row)
-    columns = list(zip(*keys, strict=True))
-    kept = rows.kept[row]
-    kept.update(dict.fromkeys(keys))
-    statement = _load_statement(table)
-    with connection.cursor(binary=True) as cursor:
-        cursor.execute(statement, (*(list(c) for c in columns), rows.zone, rows.generation))
-        for *values, position, incomplete in cursor:
-            found = row(*map(from_sql, values))
-            found.position, found.incomplete = position, incomplete
-            kept[tuple(getattr(found, name) for name in table.key)] = found
-
-
-def needs_copy(rows: Rows) -> bool:
-    """Whether `flush` will use COPY, which has no place in a pipeline."""
-    return any(len(added) > COPY_ABOVE for added in rows.added.values())
-
-
-def flush(connection: psycopg.Connection[Any], rows: Rows) -> None:
-    """Write all changed rows back. The caller's transaction also moves the checkpoint."""
-    for row in rows.projection.rows:
-        table = table_of(row)
-        if rows.deleted[row]:
-            columns = zip(*rows.deleted[row], strict=True)
-            connection.execute(
-                _delete_statement(table), (*(list(c) for c in columns), rows.zone, rows.generation)
-            )
-        if rows.changed[row]:
-            _upsert(connection, table, rows, list(rows.changed[row].values()))
-        if rows.added[row]:
-            if len(rows.added[row]) > COPY_ABOVE:
-                copy_in(connection, rows, row, rows.added[row])
-            else:
-                _upsert(connection, table, rows, rows.added[row])
-    rows.clear_changes()
-    rows.trim()
-
-
-def _upsert(connection: psycopg.Connection[Any], table: Table, rows: Rows, changed: list[Row]) -> None:
-    arrays = [[_to_sql(getattr(row, c.name), c.sql_type) for row in changed] for c in table.columns]
-    positions = [row.position for row in changed]
-    incomplete = [row.incomplete for row in changed]
-    connection.execute(
-        _upsert_statement(table), (rows.zone, rows.generation, *arrays, positions, incomplete), binary=False
-    )
-
-
-def copy_in(connection: psycopg.Connection[Any], rows: Rows, row: type[Row], added: Iterable[Row]) -> None:
-    """COPY rows in that are known to be new."""
-    with copying(connection, rows, row) as write:
-        for each in added:
-            write(each)
-
-
-@contextmanager
-def copying(
-    connection: psycopg.Connection[Any], rows: Rows, row: type[Row]
-) -> Iterator[Callable[[Row], None]]:
-    """A COPY into a row's table, open until the block ends; gives the function that writes one row."""
-    table = table_of(row)
-    names = [c.name for c in table.columns]
-    values_of = attrgetter(*names, "position", "incomplete")
-    json = [i for i, c in enumerate(table.columns) if c.sql_type == "jsonb"]
-    # Binary costs this process a third of what text costs.
-    types = ["text", "integer", *(c.sql_type.partition(" ")[0].partition("(")[0] for c in table.columns)]
-    target = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-        sql.SQL(table.name), sql.SQL(", ").join(map(sql.Identifier, table.all_columns))
-    )
-    place = (rows.zone, rows.generation)
-    with connection.cursor() as cursor, cursor.copy(target) as copy:
-        copy.set_types([*types, "bigint", "boolean"])
-
-        def write(each: Row) -> None:
-            copy.write_row(place + values_of(each))
-
-        def write_json(each: Row) -> None:
-            values = list(values_of(each))
-            for i in json:
-                values[i] = Jsonb(values[i])
-            copy.write_row((*place, *values))
-
-        yield write_json if json else write
-
-
-def _to_sql(value: Any, sql_type: str) -> Any:
-    return Jsonb(value) if sql_type == "jsonb" and value is not None else value
-
-
-@functools.cache
-def _load_statement(table: Table) -> bytes:
-    types = {c.name: c.array_type for c in table.columns}
-    return (
-        sql.SQL(
-            "SELECT {columns}, t.position, t.incomplete FROM unnest({arrays}) AS k({key}) JOIN {table} t "
-            "ON {same} AND t.zone = %s AND t.generation = %s"
-        )
-        .format(
-            columns=sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(c.name)) for c in table.columns),
-            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
-            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
-            table=sql.SQL(table.name),
-            same=sql.SQL(" AND ").join(
-                sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
-            ),
-        )
-        .as_bytes()
-    )
-
-
-@functools.cache
-def _delete_statement(table: Table) -> bytes:
-    types = {c.name: c.array_type for c in table.columns}
-    return (
-        sql.SQL(
-            "DELETE FROM {table} t USING unnest({arrays}) AS k({key}) "
-            "WHERE {same} AND t.zone = %s AND t.generation = %s"
-        )
-        .format(
-            table=sql.SQL(table.name),
-            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
-            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
-            same=sql.SQL(" AND ").join(
-                sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
-            ),
-        )
-        .as_bytes()
-    )
-
-
-@functools.cache
-def _upsert_statement(table: Table) -> bytes:
-    names = [c.name for c in table.columns]
-    others = [*(n for n in names if n not in table.key), "position", "incomplete"]
-    arrays = [*(c.array_type for c in table.columns), "bigint[]", "boolean[]"]
-    return (
-        sql.SQL(
-            "INSERT INTO {table} ({all}) SELECT %s, %s, r.* FROM unnest({arrays}) AS r "
-            "ON CONFLICT (zone, generation, {key}) DO UPDATE SET {set}"
-        )
-        .format(
-            table=sql.SQL(table.name),
-            all=sql.SQL(", ").join(map(sql.Identifier, table.all_columns)),
-            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{array}") for array in arrays),
-            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
-            set=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in others),
-        )
-        .as_bytes()
-    )

@@ -16,18 +16,9 @@ from typing import Any
 import psycopg
 import structlog
 
-from projections._engine import (
-    HandlerFailed,
-    Projection,
-    Record,
-    _LoadingRows,
-    all_projections,
-    flush,
-    fold_batch,
-    keys_of,
-    live_rows,
-    needs_copy,
-)
+from projections._digest import to_bytes
+from projections._engine import HandlerFailed, Projection, Record, all_projections, fold, keys_of
+from projections._stored import StoredRows, flush, fold_batch, load_for, needs_copy
 from projections._watchdog import HandlerHung, watchdog
 
 BATCH = 2_000
@@ -41,10 +32,15 @@ CAREFUL_LIMIT_S = 3.0
 log = structlog.get_logger("fogbook.projections")
 
 ENSURE = """
-INSERT INTO checkpoints (zone, projection, generation, code, live)
-SELECT %s, projection, 1, code, true FROM unnest(%s::text[], %s::text[]) AS p(projection, code)
-WHERE NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.zone = %s AND c.projection = p.projection)
-ON CONFLICT DO NOTHING
+WITH made AS (
+    INSERT INTO checkpoints (zone, projection, generation, code, live)
+    SELECT %s, projection, 1, code, true FROM unnest(%s::text[], %s::text[]) AS p(projection, code)
+    WHERE NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.zone = %s AND c.projection = p.projection)
+    ON CONFLICT DO NOTHING
+    RETURNING zone, projection, generation
+)
+INSERT INTO digests (zone, projection, generation, accumulator) SELECT *, %s FROM made
+ON CONFLICT (zone, projection, generation) DO UPDATE SET accumulator = excluded.accumulator
 """
 
 TAKE_LEASE = """
@@ -55,7 +51,11 @@ WITH mine AS (
 )
 UPDATE checkpoints c SET tenure = clock_timestamp() + make_interval(secs => %s)
 FROM mine WHERE (c.zone, c.projection, c.generation) = (mine.zone, mine.projection, mine.generation)
-RETURNING c.projection, c.generation, c.code, c.position, mine.tenure IS NOT NULL
+RETURNING c.projection, c.generation, c.position, mine.tenure IS NOT NULL,
+    CASE WHEN EXISTS (
+        SELECT 1 FROM digests d
+        WHERE (d.zone, d.projection, d.generation) = (c.zone, c.projection, c.generation)
+    ) THEN c.code END
 """
 
 LEASED = "SELECT 1 FROM checkpoints WHERE zone = %s AND live AND tenure >= clock_timestamp()"
@@ -126,7 +126,7 @@ class Fed:
     """One projection that this follower feeds, with the rows that it keeps in memory."""
 
     projection: Projection
-    rows: _LoadingRows
+    rows: StoredRows
     position: int
     careful_until: int = 0
     """Up to here events are taken one command at a time."""
@@ -147,7 +147,7 @@ def ensure_checkpoints(connection: psycopg.Connection[Any], zone: str) -> None:
     """A zone or projection that is new starts at position 0, live."""
     projections = all_projections()
     codes = [p.code for p in projections.values()]
-    connection.execute(ENSURE, (zone, list(projections), codes, zone))
+    connection.execute(ENSURE, (zone, list(projections), codes, zone, to_bytes(0)))
 
 
 def read_tail(connection: psycopg.Connection[Any], zone: str, after: int, limit: int = BATCH) -> list[Record]:
@@ -185,10 +185,10 @@ class Follower:
             taken = self._connection.execute(TAKE_LEASE, (self._zone, LEASE_S)).fetchall()
             if taken or self._connection.execute(LEASED, (self._zone,)).fetchone():
                 break  # Otherwise a rebuild was just swapping generations.
-        for name, generation, code, position, predecessor_died in taken:
+        for name, generation, position, predecessor_died, code in taken:
             if name not in known or known[name].code != code:
-                continue  # A rebuild for today's code is due; the sweeper asks for it.
-            rows = live_rows(known[name], self._zone, generation)
+                continue  # A rebuild by today's code, or for a digest, is due; the sweeper asks for it.
+            rows = StoredRows(known[name], self._zone, generation)
             fed = Fed(known[name], rows, position)
             streams = self._connection.execute(QUARANTINED_STREAMS, fed.key).fetchall()
             fed.quarantined = {row[0] for row in streams}
@@ -283,7 +283,7 @@ class Follower:
         for name, generation, position in rows:
             fed = self._fed[name]
             if generation != fed.rows.generation:  # A rebuild swapped generations meanwhile.
-                fed.rows = live_rows(fed.projection, self._zone, generation)
+                fed.rows = StoredRows(fed.projection, self._zone, generation)
                 fed.quarantined = set()
                 fed.careful_until = 0
             fed.at(position)
@@ -296,9 +296,11 @@ class Follower:
             fold_batch(self._connection, fed.rows, records)
             return
         healthy = [r for r in records if r.stream not in fed.quarantined]
-        fold_batch(self._connection, fed.rows, healthy)
+        load_for(self._connection, fed.rows, healthy)
         for record in records:
-            if record.stream in fed.quarantined and record.type in fed.projection.handlers:
+            if record.stream not in fed.quarantined:
+                fold(fed.rows, (record,))
+            elif record.type in fed.projection.handlers:
                 self._quarantine(fed, record, "an earlier event of its stream is quarantined")
 
     def _store(self, group: Sequence[Fed], records: Sequence[Record]) -> None:
@@ -309,8 +311,7 @@ class Follower:
         stood = [(fed.projection.name, fed.rows.generation, fed.position) for fed in group]
         columns = map(list, zip(*stood, strict=True))
         with nullcontext() if any(needs_copy(fed.rows) for fed in group) else self._connection.pipeline():
-            for fed in group:
-                flush(self._connection, fed.rows)
+            flush(self._connection, *(fed.rows for fed in group))
             moved = self._connection.execute(
                 MOVE, (last.position, last.recorded_at, LEASE_S, *columns, self._zone)
             )

@@ -6,7 +6,6 @@ Queries see the old generation until one transaction makes the new one live, at 
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -16,19 +15,12 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from projections._engine import (
-    HistoryRows,
-    Projection,
-    Record,
-    Rows,
-    copying,
-    flush,
-    fold,
-    fold_batch,
-    live_rows,
-)
+from projections import _digest
+from projections._digest import row_bytes
+from projections._engine import HistoryRows, Projection, Record, Rows, fold
 from projections._follower import HEAD, ensure_checkpoints, read_tail
-from projections._tables import Row, Table
+from projections._stored import StoredRows, copying, flush, fold_batch
+from projections._tables import Row, Table, table_of
 
 CHUNK = 10_000
 DELETE_CHUNK = 10_000
@@ -110,11 +102,17 @@ def _fold_history(
     """
     row = connection.execute(HEAD, (zone,)).fetchone()
     head = int(row[0]) if row else 0
-    with ExitStack() as copies, paused_collector():
+    with ExitStack() as copies, _digest.Sum() as digest, paused_collector():
 
         def writer(rows: Rows, kind: type[Row]) -> Callable[[Row], None]:
             own = copies.enter_context(connect())
-            return copies.enter_context(copying(own, rows, kind))
+            copy, bytes_of = copies.enter_context(copying(own, rows, kind)), row_bytes(table_of(kind))
+
+            def write(row: Row) -> None:
+                copy(row)
+                digest.add(bytes_of(row))
+
+            return write
 
         rows = HistoryRows(projection, zone, generation, writer)
         reader = copies.enter_context(connect())
@@ -123,7 +121,10 @@ def _fold_history(
             fold(rows, chunk)
             progress(chunk[-1].position, head)
         rows.write_kept()
-    connection.execute(PUT, (head, zone, head, zone, projection.name, generation, 0))
+        accumulator = digest.result()
+    with connection.transaction():
+        _digest.store(connection, zone, [(projection.name, generation, accumulator)])
+        connection.execute(PUT, (head, zone, head, zone, projection.name, generation, 0))
     progress(head, head)
 
 
@@ -154,7 +155,7 @@ def _catch_up_and_swap(
     connection: psycopg.Connection[Any], zone: str, projection: Projection, generation: int
 ) -> int:
     """Follow the log until the end is near, then finish and swap under both checkpoints' locks."""
-    rows = live_rows(projection, zone, generation)
+    rows = StoredRows(projection, zone, generation)
     while _step(connection, rows) > 0:
         pass
     with connection.transaction():
@@ -190,6 +191,7 @@ def _discard(connection: psycopg.Connection[Any], zone: str, projection: Project
         "DELETE FROM checkpoints WHERE zone = %s AND projection = %s AND generation = %s AND NOT live",
         (zone, projection.name, generation),
     )
+    connection.execute(_digest.DROP, (zone, projection.name, generation))
     for table in projection.tables:
         _delete_rows(connection, table, zone, "=", generation)
 
@@ -203,6 +205,7 @@ def sweep(connection: psycopg.Connection[Any], zone: str, projection: Projection
     assert row is not None, "it was rebuilt"
     connection.execute(DROP_OTHERS, (zone, projection.name, row[0]))
     connection.execute(DROP_QUARANTINE, (zone, projection.name, row[0]))
+    connection.execute(_digest.DROP_BEFORE, (zone, projection.name, row[0]))
     for table in projection.tables:
         _delete_rows(connection, table, zone, "<", row[0])
 
@@ -216,26 +219,3 @@ def _delete_rows(
     ).format(table=sql.SQL(table.name), comparison=sql.SQL(comparison))
     while connection.execute(statement, (zone, generation, DELETE_CHUNK)).rowcount:
         pass
-
-
-def digest(connection: psycopg.Connection[Any], zone: str, projection: Projection) -> str:
-    """SHA-256 over all live rows of a projection, ordered by key: two folds of one history give one digest."""
-    digests = []
-    for table in projection.tables:
-        columns = [name for name in table.all_columns if name != "generation"]
-        statement = sql.SQL(
-            "SELECT encode(sha256(convert_to("
-            "coalesce(string_agg(r::text, chr(10) ORDER BY {key}), ''), 'UTF8')), 'hex')"
-            " FROM (SELECT {columns} FROM {table} t JOIN checkpoints c USING (zone, generation)"
-            " WHERE zone = %s AND c.projection = %s AND c.live) r"
-        ).format(
-            key=sql.SQL(", ").join(sql.SQL("r.{}").format(sql.Identifier(k)) for k in table.key),
-            columns=sql.SQL(", ").join(
-                sql.SQL("t.{}").format(sql.Identifier(c)) if c != "zone" else sql.SQL("zone") for c in columns
-            ),
-            table=sql.SQL(table.name),
-        )
-        row = connection.execute(statement, (zone, projection.name)).fetchone()
-        assert row is not None
-        digests.append(row[0])
-    return hashlib.sha256("".join(digests).encode()).hexdigest()

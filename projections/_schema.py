@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from datetime import datetime
 from typing import Any
 
+from projections._archive import past_name
 from projections._engine import all_projections
 from projections._tables import Column, Table
 
@@ -22,6 +23,7 @@ def table_statements() -> Iterator[str]:
     """The DDL of all read models; safe to run again, and adds the columns that are new."""
     for t in tables():
         yield from statements_of(t)
+        yield from past_statements_of(t)
 
 
 def statements_of(t: Table) -> Iterator[str]:
@@ -37,6 +39,26 @@ def statements_of(t: Table) -> Iterator[str]:
     short = t.name.removeprefix("read.")
     for i, index in enumerate(t.indexes, 1):
         yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {t.name} (zone, generation, {index})"
+
+
+def past_statements_of(t: Table) -> Iterator[str]:
+    """The table of a row's versions (projections/_archive.py). A question as of a position names the few nodes at
+    which the answer may lie: `node` ends each index of the read table, and has its own for questions about all rows."""
+    past = past_name(t)
+    columns = ", ".join(_column_sql(t, c) for c in t.columns)
+    key = ", ".join(("zone", "generation", *map(_quoted, t.key), "node"))
+    yield (
+        f'CREATE TABLE IF NOT EXISTS {past} (zone text COLLATE "C" NOT NULL, generation integer NOT NULL, '
+        f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, "
+        f"since bigint NOT NULL, until bigint NOT NULL, node bigint NOT NULL, PRIMARY KEY ({key}))"
+    )
+    for column in t.columns:
+        if column.name not in t.key:
+            yield f"ALTER TABLE {past} ADD COLUMN IF NOT EXISTS {_column_sql(t, column)}"
+    short = past.removeprefix("past.")
+    yield f"CREATE INDEX IF NOT EXISTS {short}_node ON {past} (zone, generation, node)"
+    for i, index in enumerate(t.indexes, 1):
+        yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {past} (zone, generation, {index}, node)"
 
 
 def _column_sql(t: Table, column: Column) -> str:

@@ -19,7 +19,7 @@ from projections._engine import Projection, Record, Rows
 from projections._tables import Row, table
 
 
-@table("timers", key=("timer",), indexes=("due_at",))
+@table("timers", key=("timer",), indexes=("due_at", "correlation"))
 class Timer(Row):
     timer: str
     due_at: datetime = EPOCH
@@ -30,6 +30,9 @@ class Timer(Row):
     """The zone that the command is for, where it is another."""
     statement: str = ""
     """What this zone signs for the command: the signature becomes the body's `proof`."""
+    causation: str = ""
+    """The command whose event let this fall due; what follows from it says so."""
+    correlation: str = ""
 
 
 @table("timers_next", key=("subject",))
@@ -40,12 +43,13 @@ class Next(Row):
     timer: str = ""
 
 
-timers = Projection("timers", Timer, Next, version=2)
+timers = Projection("timers", Timer, Next, version=3)
 
 
 def schedule(
     rows: Rows,
     timer: str,
+    record: Record,
     due_at: datetime,
     context: str,
     command: str,
@@ -54,10 +58,11 @@ def schedule(
     signed: str = "",
     **body: Any,
 ) -> None:
-    """Let a command fall due. The same timer again moves it to the new time."""
+    """Let a command fall due because of an event. The same timer again moves it to the new time."""
     row = rows.of(Timer, timer)
     row.due_at, row.context, row.command, row.body = due_at, context, command, body
     row.to_zone, row.statement = zone, signed
+    row.causation, row.correlation = record.command, record.correlation
 
 
 def react(
@@ -75,7 +80,7 @@ def react(
 
     `signed` is a statement that this zone proves by its signature, in the body's `proof`.
     """
-    schedule(rows, reaction, record.recorded_at, context, command, zone=zone, signed=signed, **body)
+    schedule(rows, reaction, record, record.recorded_at, context, command, zone=zone, signed=signed, **body)
 
 
 def settle(rows: Rows, timer: str) -> None:
@@ -84,7 +89,7 @@ def settle(rows: Rows, timer: str) -> None:
 
 
 def schedule_next(
-    rows: Rows, subject: str, due_at: datetime, context: str, command: str, **body: Any
+    rows: Rows, subject: str, record: Record, due_at: datetime, context: str, command: str, **body: Any
 ) -> None:
     """Let what recurs fall due once more, in place of its timer before. Each time is a timer of its own, because
     what became of a timer is kept by its name."""
@@ -92,7 +97,7 @@ def schedule_next(
     if standing.timer:
         settle(rows, standing.timer)
     standing.timer = f"{subject}:{due_at.isoformat()}"
-    schedule(rows, standing.timer, due_at, context, command, **body)
+    schedule(rows, standing.timer, record, due_at, context, command, **body)
 
 
 def settle_next(rows: Rows, subject: str) -> None:

@@ -229,7 +229,7 @@ def _silence(record: Record) -> str:
 
 def _expect(rows: Rows, record: Record, heard_at: datetime) -> None:
     due_at = heard_at + P.offline_after
-    schedule_next(rows, _silence(record), due_at, "devices", "mark-offline", device=record.id)
+    schedule_next(rows, _silence(record), record, due_at, "devices", "mark-offline", device=record.id)
 
 
 @timers.on(DeviceCameOnline)

@@ -565,11 +565,12 @@ def _silence(session: str) -> str:
     return f"harvest-silence:{session}"
 
 
-def _expect(rows: Rows, session: str, heard_at: datetime) -> None:
+def _expect(rows: Rows, record: Record, session: str, heard_at: datetime) -> None:
     due_at = heard_at + P.silence_limit
     schedule(
         rows,
         _silence(session),
+        record,
         due_at,
         "harvest",
         "stop-harvest-session",
@@ -583,8 +584,8 @@ def when_a_harvest_session_starts_it_ends_in_time(
     rows: Rows, event: HarvestSessionStarted, record: Record
 ) -> None:
     body = {"session": record.id, "reason": event.ends_because}
-    schedule(rows, _limit(record.id), event.ends_at, "harvest", "stop-harvest-session", **body)
-    _expect(rows, record.id, event.at)
+    schedule(rows, _limit(record.id), record, event.ends_at, "harvest", "stop-harvest-session", **body)
+    _expect(rows, record, record.id, event.at)
 
 
 @timers.on(DeviceStateReported)
@@ -592,21 +593,21 @@ def when_a_harvested_device_reports_its_silence_is_noticed_later(
     rows: Rows, event: DeviceStateReported, record: Record
 ) -> None:
     if event.session:
-        _expect(rows, event.session, event.at)
+        _expect(rows, record, event.session, event.at)
 
 
 @timers.on(HarvestSessionPaused)
 def when_a_harvest_session_is_paused_its_silence_is_noticed_later(
     rows: Rows, event: HarvestSessionPaused, record: Record
 ) -> None:
-    _expect(rows, record.id, event.at)
+    _expect(rows, record, record.id, event.at)
 
 
 @timers.on(HarvestSessionResumed)
 def when_a_harvest_session_is_resumed_its_silence_is_noticed_later(
     rows: Rows, event: HarvestSessionResumed, record: Record
 ) -> None:
-    _expect(rows, record.id, event.at)
+    _expect(rows, record, record.id, event.at)
 
 
 @timers.on(ContributionCounted)
@@ -615,7 +616,7 @@ def when_a_harvested_device_contributes_its_silence_is_noticed_later(
 ) -> None:
     # The last work may be recorded after the session's end, when nothing is expected any more.
     if rows.find(Timer, _silence(record.id)) is not None:
-        _expect(rows, record.id, event.until)
+        _expect(rows, record, record.id, event.until)
 
 
 @timers.on(HarvestSessionStopped)

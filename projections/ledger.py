@@ -358,7 +358,7 @@ def _expiry(record: Record) -> str:
 
 @timers.on(HoldPlaced)
 def when_a_hold_is_placed_its_expiry_falls_due(rows: Rows, event: HoldPlaced, record: Record) -> None:
-    schedule(rows, _expiry(record), event.expires_at, "ledger", "expire-hold", hold=record.id)
+    schedule(rows, _expiry(record), record, event.expires_at, "ledger", "expire-hold", hold=record.id)
 
 
 @timers.on(HoldCaptured)

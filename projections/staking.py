@@ -452,7 +452,7 @@ def _expiry(record: Record, lot: str) -> str:
 def when_an_unbonding_began_it_completes_in_time(rows: Rows, event: UnbondingBegan, record: Record) -> None:
     timer = _maturity(record, event.entry)
     body = {"validator": record.id, "entry": event.entry}
-    schedule(rows, timer, event.matures_at, "staking", "complete-unbonding", **body)
+    schedule(rows, timer, record, event.matures_at, "staking", "complete-unbonding", **body)
 
 
 @timers.on(UnbondingCancelled)
@@ -474,7 +474,8 @@ def when_a_lot_is_locked_its_lock_expires(rows: Rows, event: Delegated, record: 
     if event.unlocks_at is not None:
         validator, delegator = _pair(record)
         body = {"validator": validator, "delegator": delegator, "lot": event.lot}
-        schedule(rows, _expiry(record, event.lot), event.unlocks_at, "staking", "expire-lock", **body)
+        timer = _expiry(record, event.lot)
+        schedule(rows, timer, record, event.unlocks_at, "staking", "expire-lock", **body)
 
 
 @timers.on(LockExpired)
@@ -498,4 +499,4 @@ def when_a_position_compounded_it_falls_due_again(rows: Rows, event: CompoundDue
 def _compound(rows: Rows, record: Record, due_at: datetime) -> None:
     validator, delegator = _pair(record)
     body = {"validator": validator, "delegator": delegator}
-    schedule_next(rows, f"compound:{record.id}", due_at, "staking", "claim-rewards", **body)
+    schedule_next(rows, f"compound:{record.id}", record, due_at, "staking", "claim-rewards", **body)

@@ -36,6 +36,16 @@ class Event(NamedTuple):
             "leaf": self.leaf.hex(),
         }
 
+    def named(self) -> dict[str, Any]:
+        """Which event it is, without its content."""
+        return {
+            "position": self.position,
+            "stream": self.stream,
+            "version": self.version,
+            "type": self.type,
+            "command": self.own_meta.get("command"),
+        }
+
     def line(self) -> bytes:
         return encode_json(self.shown())
 

@@ -13,9 +13,9 @@ import binascii
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 import psycopg
@@ -29,22 +29,19 @@ from commands._codec import cache, encode_json
 from commands._models import KINDS
 from domain.ledger import owner_of, wallet_of
 from ops.access import Access, Caller
-from ops.problems import Problem, documented
+from ops.problems import Problem
 from ops.web import App, zone_of
+from queries._as_of import Archive, no_difference, no_past, with_min_position
+from queries._openapi import MOST_LIMIT, kind_of, parameters_shown, responses_of
+from queries._sql import LIVE, difference, has_a_past, is_amount, plain, statement
 from queries._watch import Positions, Stopping
 
 FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 """The end of a time that is left open."""
 DEFAULT_LIMIT = 50
-MOST_LIMIT = 500
-RESERVED = frozenset({"limit", "after", "min_position"})
+RESERVED = frozenset({"limit", "after", "min_position", "as_of", "diff"})
 SEES_ALL = frozenset({"operator", "auditor"})
 EVERYBODY = frozenset({"operator", "auditor", "participant", "provider", "worker"})
-
-LIVE = """
-SELECT zone, generation, position, recorded_at AS as_of FROM checkpoints
-WHERE zone = %(zone)s AND projection = %(projection)s AND live
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,83 +130,6 @@ class Context:
         QUERIES[query.path] = query
 
 
-# SQL around a query's SELECT
-
-
-_AMOUNTS = ("amount", "quantity", "numeric(38,0)", "numeric")
-
-
-def _plain(hint: Any) -> Any:
-    """The hint without `| None`."""
-    return (
-        next((part for part in get_args(hint) if part is not type(None)), hint) if _optional(hint) else hint
-    )
-
-
-def _optional(hint: Any) -> bool:
-    return type(None) in get_args(hint)
-
-
-def _is_amount(hint: Any) -> bool:
-    return get_origin(hint) is Annotated and hint.__metadata__[0] in _AMOUNTS
-
-
-def _shown(name: str, hint: Any) -> str:
-    """A column as JSON shows it: amounts are strings, times RFC 3339."""
-    if _is_amount(_plain(hint)):
-        return f"q.{name}::text AS {name}"
-    if _plain(hint) is datetime:
-        return f"""to_char(q.{name} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS {name}"""
-    return f"q.{name}"
-
-
-def _cast(hint: Any) -> str:
-    if _is_amount(hint):
-        return "numeric"
-    return {int: "bigint", datetime: "timestamptz"}.get(hint, 'text COLLATE "C"')
-
-
-LIVE_JOIN = re.compile(r"read\.(\w+) (\w+) JOIN live USING \(zone, generation\)")
-
-
-def _narrowed(select: str) -> str:
-    """The planner does not know that `live` is one row, and would sort a whole table for a page of it; so the table
-    is narrowed to the live generation first, and an index in the order of the key serves."""
-    return LIVE_JOIN.sub(
-        r"(SELECT * FROM read.\1 WHERE zone = %(zone)s AND generation = (SELECT generation FROM live)) \2"
-        r" JOIN live USING (zone, generation)",
-        select,
-    )
-
-
-@cache
-def statement(query: Query, continued: bool) -> str:
-    """The whole statement; `continued` when a page before it was read."""
-    hints = get_type_hints(query.inputs, include_extras=True)
-    shown = ", ".join(_shown(f.name, hints[f.name]) for f in fields(query.inputs))
-    order = ", ".join(f"q.{name}{' DESC' if query.descending else ''}" for name in query.key)
-    keys = ", ".join(f"q.{name}::text" for name in query.key)
-    after = ""
-    if continued:
-        columns = ", ".join(f"q.{name}" for name in query.key)
-        values = ", ".join(f"%(after_{i})s::{_cast(hints[name])}" for i, name in enumerate(query.key))
-        after = f"WHERE ({columns}) {'<' if query.descending else '>'} ({values})"
-    return f"""
-WITH live AS ({LIVE}),
-page AS (
-    SELECT row_number() OVER (ORDER BY {order}) AS place, json_build_array({keys}) AS cursor,
-           (SELECT row_to_json(item) FROM (SELECT {shown}) item) AS item
-    FROM ({_narrowed(query.select)}) q {after} ORDER BY {order} LIMIT %(limit)s + 1
-)
-SELECT live.generation, live.position,
-       (SELECT coalesce(json_agg(item ORDER BY place) FILTER (WHERE place <= %(limit)s), '[]')::text FROM page),
-       (SELECT cursor::text FROM page WHERE place = %(limit)s AND (SELECT count(*) FROM page) > %(limit)s),
-       (SELECT count(*) FROM quarantine
-        WHERE zone = %(zone)s AND projection = %(projection)s AND generation = live.generation AND quarantined)
-FROM live
-"""  # noqa: S608 - made of our own declarations only; what callers send goes in as parameters
-
-
 # Parameters
 
 
@@ -221,10 +141,6 @@ def _parameter(kind: Any, value: str) -> Any:
     elif schema["type"] == "boolean":
         given = {"true": True, "false": False}.get(value, value)
     return check(given)
-
-
-def _kind(hint: Any) -> Any:
-    return hint.__metadata__[0] if get_origin(hint) is Annotated else hint
 
 
 def parameters_of(declared: type, request: Request, reserved: frozenset[str] = RESERVED) -> dict[str, Any]:
@@ -239,7 +155,7 @@ def parameters_of(declared: type, request: Request, reserved: frozenset[str] = R
     for f in fields(declared):
         if f.name in given:
             try:
-                values[f.name] = _parameter(_kind(hints[f.name]), given[f.name])
+                values[f.name] = _parameter(kind_of(hints[f.name]), given[f.name])
             except PydanticCustomError as error:
                 raise Problem(422, "invalid-parameter", error.message(), parameter=f.name) from None
         elif f.default is MISSING:
@@ -300,9 +216,9 @@ def _encoder_of(row: type) -> Callable[[Any], bytes]:
     hints = get_type_hints(row, include_extras=True)
     shows: dict[str, Callable[[Any], str]] = {}
     for f in fields(row):
-        if _is_amount(_plain(hints[f.name])):
+        if is_amount(plain(hints[f.name])):
             shows[f.name] = str
-        elif _plain(hints[f.name]) is datetime:
+        elif plain(hints[f.name]) is datetime:
             shows[f.name] = lambda at: at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     def encode(item: Any) -> bytes:
@@ -315,14 +231,74 @@ def _encoder_of(row: type) -> Callable[[Any], bytes]:
     return encode
 
 
+def derived_differences(query: Query, items: str, values: dict[str, Any]) -> str:
+    """Differences of what the SELECT gave, as differences of the rows made of it. What is equal there is none."""
+    shown = []
+    for item in msgspec.json.decode(items, type=list[dict[str, msgspec.Raw]]):
+        sides = {}
+        for side in ("was", "is"):
+            given = bytes(item[side]).decode()
+            made = derived(query, f"[{given}]", values)[1:-1] if given != "null" else ""
+            sides[side] = msgspec.Raw((made or "null").encode())
+        if bytes(sides["was"]) != bytes(sides["is"]):
+            shown.append({"key": item["key"], **sides})
+    return encode_json(shown).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query that somebody asks."""
+
+    query: Query
+    caller: Caller
+    zone: str
+    values: dict[str, Any]
+    continued: bool
+    request: Request
+
+    @property
+    def as_of(self) -> str | None:
+        return self.request.query_params.get("as_of")
+
+    @property
+    def diff(self) -> str | None:
+        return self.request.query_params.get("diff")
+
+    @property
+    def tags(self) -> list[str]:
+        return entity_tags(self.request.headers.get("if-none-match"))
+
+    def has(self, etag: str) -> bool:
+        return etag in self.tags
+
+    def etag(self, generation: int | str, position: int) -> str:
+        """Of zone, generation and position; and of the caller where the answer depends on who asks."""
+        query, caller = self.query, self.caller
+        whose = f".{caller.principal}" if query.own or "%(principal)s" in query.select else ""
+        if "%(sees_all)s" in query.select and caller.role in SEES_ALL:
+            whose += ".all"
+        return f'"{self.zone}.{query.projection}.{generation}.{position}{whose}"'
+
+
 class QueryApi:
     """Answers queries for all zones."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any], access: Access, wait_s: float) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Any],
+        access: Access,
+        wait_s: float,
+        reveal: Callable[[str], str],
+        archive: bool = True,
+    ) -> None:
+        """`reveal` opens the personal texts in items: whoever a query shows a row to may read it. `archive` says
+        whether past rows are kept here."""
+        self.reveal = reveal
         self.pool = pool
         self.access = access
         self.positions = Positions(pool)
-        self._wait_s = wait_s
+        self.wait_s = wait_s
+        self.archive = Archive(pool, self.positions, wait_s, archive)
 
     async def caller(self, request: Request, roles: frozenset[str]) -> tuple[Caller, str]:
         """Who asks, and about which zone. Raises Problem 401 and 403."""
@@ -356,38 +332,98 @@ class QueryApi:
         if after is not None:
             cursor = _decode_cursor(after, len(query.key))
             values |= {f"after_{i}": key for i, key in enumerate(cursor)}
-        if wanted := whole_number(request, "min_position", 0, 2**62):
+        wanted = whole_number(request, "min_position", 0, 2**62)
+        asked = Asked(query, caller, zone, values, after is not None, request)
+        if asked.as_of is not None or asked.diff is not None:
+            if "min_position" in request.query_params:
+                raise with_min_position()
+            return await (self._as_of(asked) if asked.diff is None else self._difference(asked))
+        if wanted:
             await self._reach(zone, query.projection, wanted)
+        return await self._now(asked)
+
+    async def _now(self, asked: Asked) -> Response:
+        query = asked.query
         async with self.pool.connection() as connection:
-            if query.timeless:
-                tags = entity_tags(request.headers.get("if-none-match"))
-                found = await self._unchanged(connection, query, caller, zone, tags) if tags else None
-                if found is not None:
-                    etag, position = found
-                    return Response(b"", 304, {"etag": etag, "fogbook-position": str(position)})
-            try:
-                row = await _one(connection, statement(query, after is not None), values)
-            except psycopg.DataError as error:
-                if after is None:
-                    raise
-                raise _malformed_cursor() from error
+            if query.timeless and asked.tags:
+                row = await _one(connection, LIVE, asked.values)
+                if row is not None and asked.has(etag := asked.etag(row[1], row[2])):
+                    return _not_modified(etag, row[2])
+            row = await self._row(connection, asked, statement(query, asked.continued))
         if row is None:
-            raise await self._no_projection(zone)
+            raise await self._no_projection(asked.zone)
+        return self._finished(asked, row, "")
+
+    async def _as_of(self, asked: Asked) -> Response:
+        """The same as of a position, from the archive."""
+        query = asked.query
+        if not has_a_past(query):
+            raise no_past()
+        assert asked.as_of is not None
+        moment = await self.archive.moment(asked.zone, query, asked.as_of)
+        position = moment.position
+        if query.timeless and moment.archived >= position:
+            etag = asked.etag(f"past{moment.generation}", position)
+            if asked.has(etag):
+                return _not_modified(etag, position)
+        asked.values.update(moment.values())
+        async with self.pool.connection() as connection:
+            row = await self._row(connection, asked, statement(query, asked.continued, past=True))
+        if row is None:
+            raise self.archive.not_there_yet(moment.archived, position)
+        return self._finished(asked, row, "past")
+
+    def _finished(self, asked: Asked, row: Any, past: str) -> Response:
+        query = asked.query
         generation, position, items, following, quarantined = row
-        if query.single and items == "[]" and after is None:
+        if query.single and items == "[]" and not asked.continued:
             raise _not_found(position)
         if query.derive is not None:
-            items = derived(query, items, values)
+            items = derived(query, items, asked.values)
+        etag = asked.etag(f"{past}{generation}", position) if query.timeless else ""
+        return self._response(position, items, following, quarantined, etag)
+
+    async def _difference(self, asked: Asked) -> Response:
+        """What is not the same as of two positions."""
+        query = asked.query
+        if not query.timeless:
+            raise no_difference()
+        assert asked.diff is not None
+        was, now = await self.archive.moments(asked.zone, query, asked.diff, asked.as_of)
+        asked.values.update(was.values("was_") | now.values())
+        async with self.pool.connection() as connection:
+            row = await self._row(connection, asked, difference(query, asked.continued))
+        if row is None:
+            raise self.archive.not_there_yet(now.archived, now.position)
+        generation, position, items, following, quarantined, is_known = row
+        if query.single and not is_known and not asked.continued:
+            raise _not_found(position)
+        if query.derive is not None:
+            items = derived_differences(query, items, asked.values)
+        etag = asked.etag(f"past{generation}-{was.position}", position)
+        return self._response(position, items, following, quarantined, etag)
+
+    async def _row(self, connection: AsyncConnection[Any], asked: Asked, text: str) -> Any:
+        try:
+            return await _one(connection, text, asked.values)
+        except psycopg.DataError as error:
+            if not asked.continued:
+                raise
+            raise _malformed_cursor() from error
+
+    def _response(
+        self, position: int, items: str, following: str | None, quarantined: int, etag: str
+    ) -> Response:
         headers = {
             "fogbook-position": str(position),
             "cache-control": "private, no-cache",
             "vary": "Authorization, Fogbook-Zone",
         }
-        if query.timeless:
-            headers["etag"] = _etag(query, caller, zone, generation, position)
+        if etag:
+            headers["etag"] = etag
         body = b'{"position":%d,"items":%b,"next":%b,"quarantined":%d}' % (
             position,
-            items.encode(),
+            self.reveal(items).encode(),
             encode_json(_encode_cursor(following) if following else None),
             quarantined,
         )
@@ -396,7 +432,7 @@ class QueryApi:
     async def _reach(self, zone: str, projection: str, wanted: int) -> None:
         """Wait, bounded, until the projection has reached a position. Raises Problem 504 and 503."""
         try:
-            position = await self.positions.reach(zone, projection, wanted, self._wait_s)
+            position = await self.positions.reach(zone, projection, wanted, self.wait_s)
         except Stopping:
             raise Problem(
                 503, "unavailable", "The server is stopping.", headers={"Retry-After": "1"}
@@ -408,19 +444,8 @@ class QueryApi:
                 "The projection did not reach min_position in time.",
                 position=position,
                 wanted=str(wanted),
-                waited_s=str(self._wait_s),
+                waited_s=str(self.wait_s),
             )
-
-    async def _unchanged(
-        self, connection: AsyncConnection[Any], query: Query, caller: Caller, zone: str, tags: list[str]
-    ) -> tuple[str, int] | None:
-        """The current ETag and position, if the caller's answer is still good."""
-        row = await _one(connection, LIVE, {"zone": zone, "projection": query.projection})
-        if row is not None:
-            etag = _etag(query, caller, zone, row[1], row[2])
-            if etag in tags:
-                return etag, int(row[2])
-        return None
 
     async def _no_projection(self, zone: str) -> Problem:
         async with self.pool.connection() as connection:
@@ -446,7 +471,7 @@ def _own(query: Query, caller: Caller, values: dict[str, Any]) -> None:
     if not query.own or (sees_all and not values[query.own] and "%(sees_all)s" in query.select):
         return
     hint = get_type_hints(query.parameters, include_extras=True)[query.own]
-    is_account = _kind(hint) == "account"
+    is_account = kind_of(hint) == "account"
     named = values[query.own]
     if not named:
         values[query.own] = wallet_of(caller.principal) if is_account else caller.principal
@@ -458,12 +483,8 @@ def _not_found(position: int | None = None) -> Problem:
     return Problem(404, "not-found", "There is no such thing, or it is not yours to see.", position=position)
 
 
-def _etag(query: Query, caller: Caller, zone: str, generation: int, position: int) -> str:
-    """Of zone, generation and position; and of the caller where the answer depends on who asks."""
-    whose = f".{caller.principal}" if query.own or "%(principal)s" in query.select else ""
-    if "%(sees_all)s" in query.select and caller.role in SEES_ALL:
-        whose += ".all"
-    return f'"{zone}.{query.projection}.{generation}.{position}{whose}"'
+def _not_modified(etag: str, position: int) -> Response:
+    return Response(b"", 304, {"etag": etag, "fogbook-position": str(position)})
 
 
 def entity_tags(header: str | None) -> list[str]:
@@ -471,7 +492,7 @@ def entity_tags(header: str | None) -> list[str]:
     return [tag.strip().removeprefix("W/") for tag in (header or "").split(",") if tag.strip()]
 
 
-# Registration and documentation
+# Registration
 
 
 def register(app: App, api: Callable[[], QueryApi]) -> None:
@@ -484,10 +505,10 @@ def register(app: App, api: Callable[[], QueryApi]) -> None:
             summary=query.name.replace("-", " ").capitalize(),
             description=inspect.getdoc(query.row) or "",
             operation_id=f"{query.context}_{query.name}".replace("-", "_"),
-            responses=_responses(query),
+            responses=responses_of(query),
             openapi_extra={
                 "security": [{"key": []}],
-                "parameters": _documented_parameters(query),
+                "parameters": parameters_shown(query),
                 "x-roles": sorted(query.roles),
             },
         )
@@ -498,83 +519,3 @@ def _handler(query: Query, api: Callable[[], QueryApi]) -> Any:
         return await api().answer(query, request)
 
     return handle
-
-
-def _responses(query: Query) -> dict[int | str, dict[str, Any]]:
-    ok = {"application/json": {"schema": _answer_schema(query.row)}}
-    return {
-        200: {"description": "The items and the position they reflect.", "content": ok},
-        304: {"description": "Nothing changed."},
-        **documented(400, 401, 403, 404, 422, 504),
-    }
-
-
-def _json_schema(hint: Any) -> dict[str, Any]:
-    arguments = get_args(hint)
-    if type(None) in arguments:
-        inner = _json_schema(next(part for part in arguments if part is not type(None)))
-        return {"anyOf": [inner, {"type": "null"}]}
-    if get_origin(hint) is Annotated:
-        if _is_amount(hint):
-            return {"type": "string", "pattern": "^-?(0|[1-9][0-9]*)$"}
-        return _json_schema(arguments[0])
-    if hint is datetime:
-        return {"type": "string", "format": "date-time"}
-    if is_dataclass(hint):
-        hints = get_type_hints(hint, include_extras=True)
-        return {"type": "object", "properties": {f.name: _json_schema(hints[f.name]) for f in fields(hint)}}
-    names = {str: "string", int: "integer", bool: "boolean", float: "number", dict: "object", list: "array"}
-    return {"type": names[get_origin(hint) or hint]}
-
-
-def _answer_schema(row: type) -> dict[str, Any]:
-    hints = get_type_hints(row, include_extras=True)
-    item = {
-        "type": "object",
-        "properties": {f.name: _json_schema(hints[f.name]) for f in fields(row)},
-        "required": [f.name for f in fields(row)],
-    }
-    return {
-        "type": "object",
-        "required": ["position", "items", "next", "quarantined"],
-        "properties": {
-            "position": {"type": "integer", "description": "The log position that the answer reflects."},
-            "items": {"type": "array", "items": item},
-            "next": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-            "quarantined": {
-                "type": "integer",
-                "description": "Events that this projection could not digest.",
-            },
-        },
-    }
-
-
-def _documented_parameters(query: Query) -> list[dict[str, Any]]:
-    hints = get_type_hints(query.parameters, include_extras=True)
-    own = [
-        {
-            "name": f.name,
-            "in": "query",
-            "required": f.default is MISSING,
-            "schema": KINDS[_kind(hints[f.name])][2],
-        }
-        for f in fields(query.parameters)
-    ]
-    return [
-        *own,
-        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LIMIT}},
-        {
-            "name": "after",
-            "in": "query",
-            "schema": {"type": "string"},
-            "description": "`next` of the page before.",
-        },
-        {
-            "name": "min_position",
-            "in": "query",
-            "schema": {"type": "integer", "minimum": 0},
-            "description": "Wait, bounded, until the projection has reached this position.",
-        },
-        {"name": "Fogbook-Zone", "in": "header", "schema": {"type": "string"}},
-        {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}},
-    ]

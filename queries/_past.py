@@ -6,7 +6,7 @@ Whatever is read stands at the end of a command: a position inside one means the
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from psycopg_pool import AsyncConnectionPool
 from pydantic_core import PydanticCustomError
 
-from commands._codec import command_number, decode_event, event_types, streams
+from commands._codec import command_number, decode_event, stored_types, streams
 from commands._log import EVENTS_OF_COMMAND
 from commands._models import time
 from domain._kernel import Stream
@@ -23,6 +23,7 @@ from queries._events import Event, rfc3339, stored
 
 PAGE = 1_000
 MOST_BYTES = 4 * 1024 * 1024
+MOST_OF_COMMAND = 10_000
 FOLD_PAGE = 5_000
 WINDOW = 50_000
 """How many positions one statement looks through for events of a type."""
@@ -46,6 +47,14 @@ ORDER BY version LIMIT %(limit)s
 
 EVENT_AT = f"SELECT {COLUMNS} FROM events WHERE zone = %(zone)s AND position = %(position)s"  # noqa: S608
 
+EVENT_OF_STREAM = f"""
+SELECT {COLUMNS} FROM events WHERE zone = %(zone)s AND stream = %(stream)s AND version = %(version)s
+"""  # noqa: S608
+
+EVENTS_AT = f"""
+SELECT {COLUMNS} FROM events WHERE zone = %(zone)s AND position = ANY(%(positions)s) ORDER BY position
+"""  # noqa: S608
+
 LAST_OF_STREAM = """
 SELECT version, position FROM events WHERE zone = %(zone)s AND stream = %(stream)s ORDER BY version DESC LIMIT 1
 """
@@ -66,13 +75,6 @@ SELECT position, stream, type, data FROM events
 WHERE zone = %(zone)s AND position > %(after)s AND position <= %(upto)s AND type = ANY(%(types)s)
 ORDER BY position LIMIT %(limit)s
 """
-
-NAMED_LATER = f"""
-SELECT {COLUMNS} FROM events
-WHERE zone = %(zone)s AND position > %(after)s AND position <= %(upto)s
-  AND (position(%(causation)s::bytea IN meta) > 0 OR position(%(correlation)s::bytea IN meta) > 0)
-ORDER BY position LIMIT %(limit)s
-"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +276,7 @@ class Past:
 
     async def balances(self, upto: int) -> dict[tuple[str, str], int]:
         """The sum of all postings per asset and account, from the log alone."""
-        types = [name for name, event in event_types().items() if hasattr(event, "posting")]
+        types = [name for name, event in stored_types().items() if hasattr(event, "posting")]
         sums: dict[tuple[str, str], int] = {}
         after = 0
         while after < upto:
@@ -314,17 +316,24 @@ class Past:
             "leaf": leaf.hex(),
         }
 
-    async def named_later(self, command: str, after: int, upto: int, limit: int) -> list[Event]:
-        """Events of other commands that say they follow from this one."""
-        rows = await self._all(
-            NAMED_LATER,
-            after=after,
-            upto=upto,
-            limit=limit,
-            causation=b'"causation":"%b"' % command.encode(),
-            correlation=b'"correlation":"%b"' % command.encode(),
-        )
+    async def whole_command(self, event: Event) -> list[Event]:
+        """All events of an event's command; none where they are more than MOST_OF_COMMAND."""
+        first, last = event.span
+        events: list[Event] = []
+        while last - first < MOST_OF_COMMAND and first <= last:
+            page, looked = await self.page(first - 1, last, MOST_OF_COMMAND)
+            events += page
+            first = looked + 1
+        return events
+
+    async def events_at(self, positions: Sequence[int]) -> list[Event]:
+        rows = await self._all(EVENTS_AT, positions=list(positions))
         return [Event(*row) for row in rows]
+
+    async def before_in_stream(self, event: Event) -> Event | None:
+        """The event before this one in its stream."""
+        row = await self._one(EVENT_OF_STREAM, stream=event.stream, version=event.version - 1)
+        return Event(*row) if row else None
 
 
 async def _first(low: int, high: int, holds: Callable[[int], Awaitable[bool]]) -> int:

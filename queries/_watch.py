@@ -20,15 +20,27 @@ MOST_PAUSE_S = 0.05
 HEAD = ""
 """Stands for the log itself where a projection is named."""
 
+PAST = "past/"
+"""Stands before a projection's name where its archive is meant."""
+
+NUMBER = "#"
+"""Stands for the number of the newest command."""
+SIGNED = {"events": "#events", "fates": "#fates"}
+"""Stands for how much of a log is signed."""
+
 POSITIONS = """
-SELECT w.zone, w.projection, coalesce(c.position, h.position, 0)
+SELECT w.zone, w.projection,
+       coalesce(c.position, CASE w.projection WHEN '#' THEN h.number ELSE h.position END, a.position, s.size, 0)
 FROM unnest(%s::text[], %s::text[]) AS w(zone, projection)
 LEFT JOIN checkpoints c ON c.zone = w.zone AND c.projection = w.projection AND c.live
-LEFT JOIN heads h ON h.zone = w.zone AND w.projection = ''
+LEFT JOIN heads h ON h.zone = w.zone AND w.projection IN ('', '#')
+LEFT JOIN archives a ON a.zone = w.zone AND 'past/' || a.projection = w.projection AND a.live
+LEFT JOIN LATERAL (SELECT size FROM signed_checkpoints WHERE zone = w.zone AND log = substr(w.projection, 2)
+                   ORDER BY size DESC LIMIT 1) s ON starts_with(w.projection, '#')
 """
 
 Place = tuple[str, str]
-"""A zone and a projection, or HEAD."""
+"""A zone and a projection, its archive, HEAD, NUMBER or one of SIGNED."""
 
 
 class Stopping(Exception):
@@ -36,7 +48,7 @@ class Stopping(Exception):
 
 
 class Positions:
-    """The positions of projections and logs, as far as somebody waits for them."""
+    """The positions of projections, logs and checkpoints, as far as somebody waits for them."""
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import queries
+from commands._subjects import Keyring
 from ops.access import Access
+from ops.catalogue import add_catalogue
 from ops.health import add_health
 from ops.logging import configure_logging
 from ops.pool import open_pool
@@ -19,6 +21,9 @@ from ops.web import App
 from queries._http import QueryApi, register
 from queries._watch import on_stop_signals
 from queries.history import register_history
+from queries.lineage import register_lineage
+from queries.proofs import register_proofs
+from queries.receipts import register_receipts
 
 
 def load_queries() -> None:
@@ -43,7 +48,9 @@ class QueryService:
         if not settings.database_url:
             raise SettingsIncomplete("DATABASE_URL must be set.")
         async with open_pool(settings, "fogbook queries", settings.query_connections) as pool:
-            self.api = QueryApi(pool, Access(pool, settings.pepper_bytes), settings.min_position_wait_s)
+            keyring = Keyring(settings.subject_folder, settings.pepper_bytes)
+            access = Access(pool, settings.pepper_bytes)
+            self.api = QueryApi(pool, access, settings.min_position_wait_s, keyring.reveal, settings.archive)
             positions = self.api.positions
             try:
                 with on_stop_signals(positions.let_go):
@@ -56,6 +63,10 @@ def register_all(app: App, service: QueryService) -> None:
     load_queries()
     register(app, service.running)
     register_history(app, service.running)
+    add_catalogue(app)
+    register_lineage(app, service.running)
+    register_proofs(app, service.running)
+    register_receipts(app, service.running)
 
 
 def make_app() -> App:

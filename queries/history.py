@@ -1,6 +1,6 @@
-"""History for auditors: the log as it is stored, any stream at any moment, what caused an event and what it did.
+"""History for auditors: the log as it is stored, any stream at any moment, what became of a command.
 
-Everything here is read from the log itself, never from a read model (but for the rows that an event touched).
+Everything here is read from the log itself, never from a read model.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from fastapi import Request
 from psycopg_pool import PoolTimeout
 from starlette.responses import Response, StreamingResponse
 
-from commands._codec import command_number, encode_json
+from commands._codec import encode_json
 from domain._kernel import Text
 from ops.problems import Problem, documented
 from ops.web import App
-from queries._effects import rows_touched
 from queries._events import Event, ndjson, plain, rfc3339
 from queries._http import SEES_ALL, QueryApi, parameters_of, whole_number
 from queries._past import Past, no_stream
@@ -35,9 +34,6 @@ KEEP_ALIVE_S = 15.0
 MOST_FOLLOWERS = 200
 MOST_FOLDS = 2
 """Folds of the whole log that run at a time; further ones wait for their turn."""
-MOST_RELATED = 100
-LOOK_AHEAD = 20_000
-"""How many positions behind a command are searched for events that name it."""
 
 Handle = Callable[[Request, Past], Awaitable[Response]]
 
@@ -118,32 +114,6 @@ class History:
             return
         finally:
             self._followers -= 1
-
-    async def event(self, request: Request, past: Past) -> Response:
-        parameters_of(Nothing, request, frozenset())
-        event = await past.event(_number(request.path_params["position"], "position"))
-        head, _ = await past.head()
-        first, last = event.span
-        meta = event.own_meta
-        fate: dict[str, Any] | None = None
-        command = str(meta.get("command", ""))
-        number = command_number(command)
-        if number is not None:
-            fate = await past.fate(number)
-        siblings, _ = await past.page(first - 1, last, MOST_RELATED)
-        end = min(last + LOOK_AHEAD, head)
-        followed = await past.named_later(command, last, end, MOST_RELATED) if command else []
-        names = ("name", "by", "principal", "correlation", "causation")
-        body = event.shown() | {
-            "cause": {"command": fate} | {name: meta[name] for name in names if name in meta},
-            "effects": {
-                "events": [e.shown() for e in siblings if e.position != event.position],
-                "followed_by": [e.shown() for e in followed],
-                "searched_up_to": end,
-                "read_models": await rows_touched(past, event),
-            },
-        }
-        return _json(body, head)
 
     # Streams
 
@@ -289,8 +259,8 @@ _NEXT = {
 }
 
 
-def register_history(app: App, api: Callable[[], QueryApi]) -> None:
-    history = History(api)
+def adder(app: App, history: History) -> Callable[..., None]:
+    """Adds routes under /history, with their documentation."""
 
     def add(
         path: str,
@@ -301,6 +271,7 @@ def register_history(app: App, api: Callable[[], QueryApi]) -> None:
         *parameters: tuple[str, str, dict[str, Any], str],
         content: dict[str, Any] | None = None,
         headers: dict[str, Any] | None = None,
+        more: tuple[int, ...] = (),
     ) -> None:
         shown = content or {"application/json": {"schema": {"type": "object"}}}
         app.add(
@@ -312,7 +283,7 @@ def register_history(app: App, api: Callable[[], QueryApi]) -> None:
             description=description,
             operation_id=f"history_{name}",
             responses={200: {"description": summary, "content": shown, "headers": headers or {}}}
-            | documented(400, 401, 403, 404, 422),
+            | documented(400, 401, 403, 404, 422, *more),
             openapi_extra={
                 "security": [{"key": []}],
                 "parameters": [
@@ -323,6 +294,12 @@ def register_history(app: App, api: Callable[[], QueryApi]) -> None:
             },
         )
 
+    return add
+
+
+def register_history(app: App, api: Callable[[], QueryApi]) -> None:
+    history = History(api)
+    add = adder(app, history)
     add(
         "/history/events",
         history.events,
@@ -336,15 +313,6 @@ def register_history(app: App, api: Callable[[], QueryApi]) -> None:
         ("Last-Event-ID", "header", _WHOLE, "The last position that was seen (live only)."),
         content=_NDJSON | {"text/event-stream": {"schema": _TEXT}},
         headers=_NEXT,
-    )
-    add(
-        "/history/events/{position}",
-        history.event,
-        "event",
-        "An event, its cause and its effects",
-        "The command that it came from with its fate; the other events of that command, later ones that name it, "
-        "and the rows of read models that it touched, as they are today.",
-        ("position", "path", _WHOLE, "The event's position."),
     )
     add(
         "/history/streams/{stream:path}/state",

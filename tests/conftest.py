@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,22 +70,85 @@ def redis_url(servers: Servers) -> str:
 
 _numbers = itertools.count(1)
 
+# What a test may have changed beside rows: then its database is not used again.
+SCHEMA = """
+SELECT md5(string_agg(each, ' ' ORDER BY each)) FROM (
+    SELECT format('%s %s %s %s', c.oid::regclass, c.relkind, c.relacl, c.reloptions) FROM pg_class c
+    WHERE c.relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'read', 'past'))
+    UNION ALL SELECT format('%s.%s %s', a.attrelid::regclass, a.attname, a.atttypid) FROM pg_attribute a
+    WHERE a.attrelid >= 16384 AND a.attnum > 0
+    UNION ALL SELECT format('%s %s', p.proname, md5(p.prosrc)) FROM pg_proc p WHERE p.oid >= 16384
+    UNION ALL SELECT format('%s %s', t.tgrelid::regclass, t.tgname) FROM pg_trigger t
+    UNION ALL SELECT format('%s %s', n.conrelid::regclass, n.conname) FROM pg_constraint n WHERE n.oid >= 16384
+) AS s(each)
+"""
+
+FILLED = """
+SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c
+WHERE c.relkind = 'r' AND c.relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'read', 'past'))
+  AND c.relname <> 'alembic_version' AND pg_relation_size(c.oid) > 0
+"""
+
+OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+)
+
+
+class _Databases:
+    """Databases of one session: to empty one is quicker by far than to make one, with its thousand relations."""
+
+    def __init__(self, servers: Servers, template: str) -> None:
+        self._servers = servers
+        self._template = template
+        self._schema = self._ask(template, SCHEMA)
+        self._empty: list[str] = []
+
+    def take(self) -> Database:
+        if self._empty:
+            name = self._empty.pop()
+        else:
+            name = f"test_{os.getpid()}_{next(_numbers)}"
+            with psycopg.connect(self._servers.superuser_url, autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {name} TEMPLATE {self._template}")
+        urls = (_renamed(url, name) for url in (self._servers.database_url, self._servers.superuser_url))
+        return Database(name, *urls)
+
+    def give_back(self, name: str) -> None:
+        """Whoever is still connected is cut off first, so that nobody writes into the next test."""
+        with psycopg.connect(self._servers.superuser_url, autocommit=True) as connection:
+            while connection.execute(OTHERS, (name,)).fetchall():
+                time.sleep(0.005)
+        if self._ask(name, SCHEMA) == self._schema:
+            if filled := self._ask(name, FILLED):
+                with psycopg.connect(_renamed(self._servers.superuser_url, name), autocommit=True) as own:
+                    own.execute(f"TRUNCATE {filled}")
+            self._empty.append(name)
+        else:
+            with psycopg.connect(self._servers.superuser_url, autocommit=True) as connection:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _ask(self, name: str, question: str) -> Any:
+        with psycopg.connect(_renamed(self._servers.superuser_url, name), autocommit=True) as connection:
+            row = connection.execute(question).fetchone()
+        return row[0] if row else None
+
+
+@pytest.fixture(scope="session")
+def _databases(servers: Servers, _template: str) -> _Databases:
+    return _Databases(servers, _template)
+
 
 @pytest.fixture
-def new_database(servers: Servers, _template: str) -> Iterator[Callable[[], Database]]:
+def new_database(_databases: _Databases) -> Iterator[Callable[[], Database]]:
     made: list[str] = []
 
     def make() -> Database:
-        name = f"test_{os.getpid()}_{next(_numbers)}"
-        with psycopg.connect(servers.superuser_url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template}")
-        made.append(name)
-        return Database(name, _renamed(servers.database_url, name), _renamed(servers.superuser_url, name))
+        made.append((one := _databases.take()).name)
+        return one
 
     yield make
-    with psycopg.connect(servers.superuser_url, autocommit=True) as connection:
-        for name in made:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    for name in made:
+        _databases.give_back(name)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from commands._codec import encode_json, event_encoder
 from commands._http import ROUTES
@@ -395,12 +395,14 @@ class Economy:
         return f"{kind}{max(1, self.numbers[kind] - rng.choice((0, 0, 0, 0, 1, 1, 2, 3, -1)))}"
 
 
-@functools.cache
-def _founded() -> Economy:
+E = TypeVar("E", bound=Economy)
+
+
+def found(kind: type[E]) -> E:
     """A village that has everything: wallets, validators, devices, offerings and an open window."""
     load_routes()
     all_projections()
-    made = Economy()
+    made = kind()
 
     def do(command: Any, by: str = "operator") -> None:
         rule = made.issue(command, by)
@@ -447,6 +449,11 @@ def _founded() -> Economy:
 def well(device: str, seq: int) -> harvest.ReportDeviceState:
     """A report that lets a device be harvested."""
     return harvest.ReportDeviceState(device, seq, True, 90, 30, "ethernet", False, 5, 10, 3_600)
+
+
+@functools.cache
+def _founded() -> Economy:
+    return found(Economy)
 
 
 def founded() -> Economy:

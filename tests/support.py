@@ -25,10 +25,11 @@ from ops.settings import APP_ROLE, Settings
 from ops.web import App
 from projections._engine import all_projections
 from projections._follower import Follower
-from projections._rebuild import digest, rebuild
+from projections._rebuild import rebuild
 from projections._schema import tables
 from queries.api import QueryService, register_all
 from tests.conftest import PEPPER, Database
+from tests.digests import digest
 from tests.scenario import START
 
 _numbers = itertools.count(1)

@@ -5,6 +5,7 @@ The truth is in the checkpoints, so Valkey may be wiped at any moment: what was 
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -30,8 +31,10 @@ OLDER_CODE_AFTER_S = 60.0
 SWEEP = """
 SELECT h.zone, coalesce(bool_or(c.position < h.position), h.position > 0),
        coalesce(bool_or(c.tenure > clock_timestamp()), false),
-       coalesce(jsonb_object_agg(c.projection, c.code) FILTER (WHERE c.projection IS NOT NULL), '{}')
+       coalesce(jsonb_object_agg(c.projection, CASE WHEN d.zone IS NULL THEN '' ELSE c.code END)
+                FILTER (WHERE c.projection IS NOT NULL), '{}')
 FROM heads h LEFT JOIN checkpoints c ON c.zone = h.zone AND c.live
+LEFT JOIN digests d ON (d.zone, d.projection, d.generation) = (c.zone, c.projection, c.generation)
 GROUP BY h.zone, h.position
 """
 
@@ -43,6 +46,7 @@ class Swept(NamedTuple):
     is_behind: bool
     is_followed: bool
     codes: dict[str, str]
+    """Of each projection; nobody's where the digest of its rows is lost."""
 
 
 class Sweeper:
@@ -149,4 +153,8 @@ class Stopping(Exception):
 
 
 def _is_newer(code: str, mine: str) -> bool:
-    return code.isdecimal() and mine.isdecimal() and int(code) > int(mine)
+    return _numbers(code) > _numbers(mine)
+
+
+def _numbers(code: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", code)]

@@ -15,7 +15,7 @@ import httpx
 import psycopg
 import structlog
 
-from commands._codec import decode_json, encode_json
+from commands._codec import command_number, decode_json, encode_json
 from commands._signatures import sign, zone_key
 
 LOOK_EVERY_S = 0.2
@@ -35,11 +35,12 @@ LOCK = "SELECT pg_try_advisory_xact_lock(7045061003)"
 # Each zone's timers fall due by its own time, and so do further attempts.
 DUE = """
 SELECT h.zone, coalesce(nullif(t.to_zone, ''), h.zone) AS target, t.timer, coalesce(t.attempts, 0),
-       t.context, t.command, t.body, t.statement
+       t.context, t.command, t.body, t.statement, t.causation, t.correlation
 FROM heads h
 CROSS JOIN LATERAL (SELECT CASE h.clock WHEN 'manual' THEN h.recorded_at ELSE clock_timestamp() END AS at) now
 CROSS JOIN LATERAL (
-    SELECT r.timer, r.context, r.command, r.body, r.to_zone, r.statement, r.due_at, f.attempts
+    SELECT r.timer, r.context, r.command, r.body, r.to_zone, r.statement, r.causation, r.correlation,
+           r.due_at, f.attempts
     FROM checkpoints c
     JOIN read.timers r ON r.zone = c.zone AND r.generation = c.generation
     LEFT JOIN timer_fates f ON f.zone = r.zone AND f.timer = r.timer
@@ -77,11 +78,21 @@ class Due(NamedTuple):
     command: str
     body: dict[str, Any]
     statement: str
+    causation: str
+    correlation: str
 
     @property
     def key(self) -> str:
         own = self.timer if self.target == self.zone else f"{self.zone}:{self.timer}"
         return f"timer:{own}:{self.attempts + 1}"
+
+    def line(self, body: dict[str, Any]) -> bytes:
+        """The command, and whence it comes."""
+        line = {"context": self.context, "command": self.command, "key": self.key, "body": body}
+        for name, value in (("causation", self.causation), ("correlation", self.correlation)):
+            if value:  # Events of other applications name no command.
+                line[name] = named_in(self.target, self.zone, value)
+        return encode_json(line)
 
 
 class Fate(NamedTuple):
@@ -94,6 +105,17 @@ class Fate(NamedTuple):
 
 class NotSent(Exception):
     """The API did not take the batch; all of it is sent again, under the same keys."""
+
+
+def named_in(target: str, zone: str, name: str) -> str:
+    """What a zone's cause or correlation is called in another zone: a command's id means one of a zone's own, so
+    elsewhere its zone stands before it (`village/c17`); what else callers tie commands together by stays as it is."""
+    if target == zone:
+        return name
+    if command_number(name) is not None:
+        return f"{zone}/{name}"
+    home, _, id = name.rpartition("/")
+    return id if home == target and command_number(id) is not None else name
 
 
 class Timers:
@@ -157,10 +179,7 @@ class Timers:
 
     def _issue(self, target: str, timers: Sequence[Due]) -> list[Fate]:
         """Send commands to a zone. No time is named: in a zone with a manual clock it is then the zone's own."""
-        lines = [
-            encode_json({"context": t.context, "command": t.command, "key": t.key, "body": self._body(t)})
-            for t in timers
-        ]
+        lines = [timer.line(self._body(timer)) for timer in timers]
         try:
             response = self._http.post(
                 "/commands", content=b"\n".join(lines), headers={"fogbook-zone": target}

@@ -34,11 +34,11 @@ from domain._kernel import (
     Id,
     Issued,
     NotFound,
+    Personal,
     Quantity,
     Read,
     Rejected,
     Stream,
-    Text,
     ceil_div,
     floor_div,
 )
@@ -328,7 +328,7 @@ class ContractTerminated:
     by: str
     party: str
     """customer or provider."""
-    reason: str
+    reason: Personal
     started: bool
     notice: Quantity
     """What the party that ended it owes the other, within the last period."""
@@ -390,7 +390,7 @@ class ProviderReviewed:
     service_type: str
     rating: int
     """1 to 5."""
-    comment: str
+    comment: Personal
     at: datetime
 
 
@@ -818,7 +818,7 @@ class TerminateContract:
     """As the customer or the provider, end the contract now; what was used until now still settles."""
 
     contract: Id
-    reason: Text
+    reason: Personal
 
 
 @dataclass(frozen=True, slots=True)
@@ -827,7 +827,7 @@ class ReviewProvider:
 
     contract: Id
     rating: Count
-    comment: Text = ""
+    comment: Personal = ""
 
 
 # Rules

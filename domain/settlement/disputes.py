@@ -10,7 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from domain._kernel import Amount, Decision, Id, Issued, NotFound, Quantity, Read, Rejected, Stream, Text
+from domain._kernel import (
+    Amount,
+    Decision,
+    Id,
+    Issued,
+    NotFound,
+    Personal,
+    Quantity,
+    Read,
+    Rejected,
+    Stream,
+    Text,
+)
 from domain.marketplace.contracts import contracts, dispute_contract, split_escrow
 
 
@@ -33,7 +45,7 @@ class DisputeOpened:
     customer: str
     provider: str
     by: str
-    reason: str
+    reason: Personal
     amount: Amount
     """What the escrow held then."""
     at: datetime
@@ -43,7 +55,7 @@ class DisputeOpened:
 class EvidenceSubmitted:
     by: str
     digest: str
-    note: str
+    note: Personal
     at: datetime
 
 
@@ -103,7 +115,7 @@ class OpenDispute:
 
     dispute: Id
     contract: Id
-    reason: Text
+    reason: Personal
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +125,7 @@ class SubmitEvidence:
     dispute: Id
     digest: Id
     """Of the document, such as its SHA-256 in hex."""
-    note: Text = ""
+    note: Personal = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,11 @@ from domain._kernel import (
     Id,
     Issued,
     NotFound,
+    Personal,
     Read,
     Ref,
     Rejected,
+    Sealed,
     Stream,
     Text,
     WalletId,
@@ -88,7 +90,7 @@ class Packet:
     recipient: WalletId
     timeout: datetime
     """By the target's time: from then on it is refused."""
-    memo: Text = ""
+    memo: Sealed = ""
     settled: tuple[int, ...] = ()
     """Earlier sequences whose outcome the source has recorded; the target need not report them any longer."""
 
@@ -339,7 +341,7 @@ class InitiateTransfer:
     amount: Amount
     timeout: datetime
     asset: AssetCode = FOG
-    memo: Text = ""
+    memo: Personal = ""
     from_: WalletId = ""
     """`wallet:<you>` where it is left out."""
 

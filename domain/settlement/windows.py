@@ -28,6 +28,7 @@ from domain._kernel import (
     Issued,
     NotFound,
     Path,
+    Personal,
     Quantity,
     Read,
     Ref,
@@ -144,7 +145,7 @@ class ObligationRecorded:
     asset: str
     amount: Amount
     window: str
-    memo: str
+    memo: Personal
     at: datetime
 
 
@@ -435,7 +436,7 @@ class RecordObligation:
     window: Id = ""
     """Left out: the open one."""
     asset: AssetCode = FOG
-    memo: Text = ""
+    memo: Personal = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from commands._codec import decode_json, encode_json, event_decoder
 from commands._deciding import Decided
 from commands._log import Batch, Entry, Head, PostgresLog
 from ops._supervise import spawn
+from ops.bench._as_of import as_of
+from ops.bench._hashing import measure_hashing
 from ops.bench._load import MIX, LoadFailed, Result, principal, wallet
 from ops.bench._measure import cpu_s, median_ratio, rss_mib, spread, tree_cpu_s
 from ops.bench._mixed import found_economy
@@ -36,6 +38,7 @@ from ops.bench._stage import (
     tail_of,
     transfers,
 )
+from ops.bench._verify import verify_against
 from ops.settings import APP_ROLE
 from projections._engine import all_projections
 from projections._rebuild import COPY_TYPES, rebuild, sweep
@@ -58,6 +61,7 @@ class Figures:
     lag_ms: dict[str, float] = field(default_factory=dict)
     lag_mixed_ms: dict[str, float] = field(default_factory=dict)
     timers_late_ms: dict[str, float] = field(default_factory=dict)
+    hashing: dict[str, float] = field(default_factory=dict)
     memory_mib: float | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
 
@@ -405,6 +409,17 @@ def _lags(samples: list[tuple[float, int]], seen: list[tuple[float, int]]) -> li
     return lags
 
 
+# Hashing
+
+
+def hashing(stage: Stage, figures: Figures) -> None:
+    """What leaf hashes cost a command, and how fast trees grow."""
+    found = measure_hashing(stage)
+    figures.hashing = found.costs
+    figures.ratios["transfer_vs_unhashed"] = found.vs_unhashed
+    figures.per_s["tree_leaves"] = found.leaves_per_s
+
+
 # Rebuild
 
 
@@ -462,6 +477,15 @@ def _copy_and_decode(stage: Stage, upto: int, metadata: bool) -> None:
     assert count == upto, "positions are gapless"
 
 
+def verify_logs(stage: Stage, figures: Figures) -> None:
+    """`fogbook verify` of the logs (not of read models) against the same limit."""
+    head = grow(stage, ZONE, stage.scale.events, 0.8)
+    ratio, per_s, rounds = verify_against(stage, lambda: _copy_and_decode(stage, head, metadata=True))
+    figures.ratios["verify_vs_copy_decode"] = ratio
+    figures.per_s["verify_events"] = per_s
+    figures.conditions |= {"verify_events": head, "verify_rounds": rounds}
+
+
 # Memory
 
 
@@ -486,17 +510,20 @@ PARTS: dict[str, Callable[[Stage, Figures], None]] = {
     "append": append,
     "lag": lag,
     "mixed": mixed,
+    "hashing": hashing,
     "rebuild": rebuild_ledger,
+    "verify": verify_logs,
+    "as_of": as_of,
     "memory": memory,
 }
 
 
 def run_parts(stage: Stage, figures: Figures, names: list[str]) -> None:
     """Run the parts, in their order."""
-    if {"transfer", "lag", "mixed", "rebuild"} & set(names):
+    if {"transfer", "lag", "mixed", "hashing", "rebuild", "verify"} & set(names):
         if "transfer" in names:
             start_apps(stage)
-        elif {"lag", "mixed"} & set(names):
+        elif {"lag", "mixed", "hashing"} & set(names):
             stage.start_fogbook()
         stage.say(f"Opening {stage.scale.wallets} wallets.")
         found_zone(stage, ZONE, stage.scale.wallets)

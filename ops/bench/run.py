@@ -61,8 +61,10 @@ def main(
 
 
 def _usual(scale: Scale) -> list[str]:
-    """All parts; without the mixed one where there is little time."""
-    return [name for name in PARTS if name != "mixed" or scale.limit_s is None]
+    """All parts; without those that take long where there is little time."""
+    return [
+        name for name in PARTS if name not in ("mixed", "hashing", "verify", "as_of") or scale.limit_s is None
+    ]
 
 
 def bench(
@@ -134,7 +136,7 @@ def show(figures: Figures, console: Console) -> None:
         work.add_row(
             TITLES.get(name, name), f"{rate:,.0f}", f"{latency['p50']:.2f}", f"{latency['p99']:.2f}", *cost
         )
-    for name in ("rebuild_events", "copy_decode_events"):
+    for name in ("rebuild_events", "verify_events", "copy_decode_events"):
         if name in figures.per_s:
             work.add_row(name.replace("_", " "), f"{figures.per_s[name]:,.0f}")
     if work.row_count:
@@ -144,6 +146,9 @@ def show(figures: Figures, console: Console) -> None:
     if figures.lag_mixed_ms:
         console.print("Commit to visible of the mixed workload, ms:", figures.lag_mixed_ms)
         console.print("Timers after their time meanwhile, ms:", figures.timers_late_ms)
+    if figures.hashing:
+        console.print("Leaf hashes, CPU us of a command and their share:", figures.hashing)
+        console.print(f"A tree grows by {figures.per_s['tree_leaves']:,.0f} leaves a second.")
     if figures.memory_mib is not None:
         console.print(f"Resident memory of the API: {figures.memory_mib} MiB")
     console.print("Conditions:", figures.conditions)

@@ -70,7 +70,7 @@ def zone_exists(home: Path | None, zone: str) -> None:
 
 def use_environment_of(home: Path | None) -> None:
     """Long-running processes read the environment; where it says nothing, the run of this home speaks."""
-    from ops.home import find_pepper, find_target
+    from ops.home import find_pepper, find_target, full_path
     from ops.settings import Settings
 
     target, settings = find_target(home), Settings()
@@ -82,6 +82,8 @@ def use_environment_of(home: Path | None) -> None:
     os.environ.update({name: value for name, value in found.items() if value})
     if not settings.pepper.get_secret_value():
         os.environ["FOGBOOK_PEPPER"] = find_pepper(home).decode()
+    if settings.subject_keys is None:
+        os.environ["FOGBOOK_SUBJECT_KEYS"] = str(full_path(home) / "subjects")
 
 
 def time(text: str) -> datetime:

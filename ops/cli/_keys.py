@@ -10,7 +10,7 @@ import typer
 
 from ops.cli._common import Home, Json, answer, connect, fail, print_rows
 
-keys = typer.Typer(no_args_is_help=True, help="API keys.")
+keys = typer.Typer(no_args_is_help=True, help="API keys, signing keys, witnesses.")
 
 
 class Role(StrEnum):

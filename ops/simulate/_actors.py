@@ -25,6 +25,8 @@ PEOPLE = [
 ]
 # fmt: on
 VALIDATORS = ["oak", "birch", "cedar", "maple", "alder", "rowan", "linden", "hazel", "willow", "aspen"]
+MOVED_AWAY = "drifter"
+"""Somebody of whom nothing is to be kept."""
 AWAKE = (1, 0, 0, 0, 0, 1, 3, 8, 11, 13, 13, 12, 15, 13, 11, 11, 12, 15, 19, 21, 19, 15, 8, 3)
 """How many of a hundred people do something, by hour of the day."""
 UNBONDING_HOUR, COMPOUND_HOUR = 19, 21
@@ -103,6 +105,7 @@ class Operator:
                 )
                 for p in view.people
             ]
+            wishes.append(wish("principals/erase-subject", principal=MOVED_AWAY))
         duties = {3: self._budgets, 9: self._wages, 20: self._contributions, 22: self._staking_rewards}
         wishes += duties.get(view.hour, lambda v: [])(view)
         wishes += self._fund_rewards(view)
@@ -294,7 +297,9 @@ class Participant:
 
     def plan(self, view: View) -> list[Wish]:
         if self.wallet not in view.book.status:
-            return [wish("ledger/open-wallet", wallet=self.wallet)]
+            contact = f"{self.name}@village.example"
+            profile = wish("principals/set-profile", display_name=self.name.title(), contact=contact)
+            return [wish("ledger/open-wallet", wallet=self.wallet), profile]
         wishes = [*self.household.plan(view), *self.customer.plan(view), *self.party.plan(view)]
         if view.turn("stake", UNBONDING_HOUR - 1):
             wishes += self.delegate(view)

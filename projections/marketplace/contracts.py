@@ -517,14 +517,15 @@ def _periods(record: Record) -> str:
 
 def _settles(rows: Rows, record: Record, period: int, due_at: datetime) -> None:
     body = {"contract": record.id, "period": period}
-    schedule_next(rows, _periods(record), due_at, "marketplace", "settle-period", **body)
+    schedule_next(rows, _periods(record), record, due_at, "marketplace", "settle-period", **body)
 
 
 @timers.on(ContractOpened)
 def when_a_contract_is_opened_it_starts_in_time_or_expires(
     rows: Rows, event: ContractOpened, record: Record
 ) -> None:
-    schedule(rows, _start(record), event.start_by, "marketplace", "expire-contract", contract=record.id)
+    body = {"contract": record.id}
+    schedule(rows, _start(record), record, event.start_by, "marketplace", "expire-contract", **body)
 
 
 @timers.on(ServiceStarted)

@@ -213,7 +213,7 @@ def when_a_service_is_requested_the_request_expires_or_its_bidding_closes(
     rows: Rows, event: ServiceRequested, record: Record
 ) -> None:
     command = "expire-request" if event.mode == "match" else "close-bidding"
-    schedule(rows, _request(record), event.expires_at, "marketplace", command, request=record.id)
+    schedule(rows, _request(record), record, event.expires_at, "marketplace", command, request=record.id)
 
 
 @timers.on(BiddingClosed)
@@ -223,7 +223,7 @@ def when_bidding_is_closed_the_winner_waits_for_a_time(
     settle(rows, _request(record))
     if event.accept_by is not None:
         body = {"request": record.id}
-        schedule(rows, _winner(record), event.accept_by, "marketplace", "expire-request", **body)
+        schedule(rows, _winner(record), record, event.accept_by, "marketplace", "expire-request", **body)
 
 
 @timers.on(RequestMatched)

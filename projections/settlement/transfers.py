@@ -317,7 +317,8 @@ def when_a_transfer_is_initiated_its_target_receives_it_or_refuses_it_in_time(
     packet, signed = event.packet, statement("packet", event.packet)
     common: dict[str, Any] = {"zone": packet.target, "signed": signed, "packet": _shown(packet)}
     react(rows, f"transfer:{record.id}", record, "settlement", "receive-transfer", **common)
-    schedule(rows, f"timeout:{record.id}", packet.timeout, "settlement", "refuse-transfer", **common)
+    timer = f"timeout:{record.id}"
+    schedule(rows, timer, record, packet.timeout, "settlement", "refuse-transfer", **common)
 
 
 @timers.on(TransferAcknowledged)

@@ -348,7 +348,8 @@ def _finalise(window: str) -> str:
 @timers.on(WindowOpened)
 def when_a_window_opened_it_closes_in_time(rows: Rows, event: WindowOpened, record: Record) -> None:
     if event.closes_at is not None:
-        schedule(rows, _close(record.id), event.closes_at, "settlement", "close-window", window=record.id)
+        body = {"window": record.id}
+        schedule(rows, _close(record.id), record, event.closes_at, "settlement", "close-window", **body)
 
 
 @timers.on(WindowClosed)

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -18,12 +19,16 @@ from ops.web import App
 from tests.conftest import PEPPER, Database
 
 _keys = itertools.count(1)
+_folders: list[TemporaryDirectory[str]] = []
+"""Of the keys of personal texts: one for each test, until the tests end."""
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, database: Database, redis_url: str) -> None:
     monkeypatch.setenv("DATABASE_URL", database.url)
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setenv("FOGBOOK_PEPPER", PEPPER)
+    _folders.append(TemporaryDirectory(prefix="fogbook-subjects-"))
+    monkeypatch.setenv("FOGBOOK_SUBJECT_KEYS", _folders[-1].name)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The README's first five minutes and its story, to the letter, against a Fogbook that was just started."""
+"""The README's first five minutes, its story and its audit, to the letter, against a Fogbook that was just started."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def played(up: Running, blocks: list[str]) -> list[list[Any]]:
     """What each block prints, a value a line; lines that are no JSON as they are."""
     script = "set -e\n" + "\necho ====\n".join(blocks)
     script = script.replace("http://127.0.0.1:8420", up.url).replace("fog_...", up.admin_key)
-    for command in ("verify", "replay", "zones create"):
+    for command in ("verify", "replay", "zones create", "checkpoint", "keys signing list", "export"):
         script = script.replace(f"fogbook {command}", f"fogbook {command} --home '{up.home}'")
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,13 +41,15 @@ def rule(answer: Any) -> str:
     return str(answer.get("type", "")).removeprefix("/problems/")
 
 
-def test_the_first_five_minutes_and_the_story_work_to_the_letter(tmp_path: Path) -> None:
+def test_the_first_five_minutes_the_story_and_the_audit_work_to_the_letter(tmp_path: Path) -> None:
     minutes = blocks_of("The first five minutes")
     story = blocks_of("A story of the whole economy")
+    audit = blocks_of("The auditor, who trusts nobody")
     with running(tmp_path / "fog home") as up:
-        parts = played(up, minutes + story)
+        parts = played(up, minutes + story + audit)
     _five_minutes(parts[: len(minutes)])
-    _story(parts[len(minutes) :])
+    _story(parts[len(minutes) : -len(audit)])
+    _audit(parts[-len(audit) :])
 
 
 def _five_minutes(parts: list[list[Any]]) -> None:
@@ -92,3 +94,20 @@ def _story(parts: list[list[Any]]) -> None:
     assert {each["status"] for each in positions} == {"settled"}
     assert netting[8]["items"][0]["status"] == "settled"
     assert netting[-1]["items"][0]["total"] == "0"
+
+
+def _audit(parts: list[list[Any]]) -> None:
+    kept, proven, alone, asked = parts
+    command = kept[-1]
+    assert f"command {command['command_id']}" in proven[0]
+    assert f"position {command['position']}: that is proven" in proven[0]
+    assert proven[1].startswith("All is well")
+    assert f"position {command['position']}" in alone[0]
+    assert not [line for line in alone if "differ" in str(line)]
+    now, then, changed, row, event = asked
+    assert [now["items"][0]["posted"], then["items"][0]["posted"]] == ["2750000", "3000000"]
+    assert changed["items"] == [
+        {"key": {"account": "wallet:ana", "asset": "FOG"}, "was": then["items"][0], "is": now["items"][0]}
+    ]
+    assert row["versions"][0]["changes"] == {"posted": {"was": "3000000", "is": "2750000"}}
+    assert event["cause"]["command"]["command_id"] == command["command_id"]

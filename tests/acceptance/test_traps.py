@@ -52,7 +52,9 @@ def towns(servers: Servers, _template: str) -> Iterator[Towns]:
 
 def either(text: str) -> list[str]:
     """JSON values between bars; `<65>` stands for so many letters, `<10^38>` for the first amount that is too large."""
-    text = text.replace("<65>", 65 * "x").replace("<257>", 257 * "x").replace("<10^38>", str(10**38))
+    for n in (65, 257, 2_049):
+        text = text.replace(f"<{n}>", n * "x")
+    text = text.replace("<10^38>", str(10**38))
     return [each.strip() for each in text.split("|")]
 
 
@@ -99,6 +101,8 @@ KINDS: dict[Any, tuple[Any, list[str]]] = {
         either(r'"fog" | "F" | "F1234567890123456" | "/FOG" | "a/" | "a/b/FOG" | "F\u0000G" | 5'),
     ),
     "text": ("x", either(r'"<257>" | "a\u0000b" | "\ud800" | "a\nb" | "a\u202eb" | 5 | true | []')),
+    "personal": ("x", either(r'"<257>" | "a\u0000b" | "\ud800" | "a\nb" | "a\u202eb" | 5 | true | []')),
+    "sealed": ("x", either(r'"<2049>" | "a\u0000b" | "\ud800" | "a\nb" | 5 | true | []')),
     str: ("x", either(r'"<257>" | "\u0000" | "\ud800" | 5')),
     datetime: (
         "2027-01-01T00:00:00Z",
@@ -113,7 +117,7 @@ KINDS: dict[Any, tuple[Any, list[str]]] = {
 NO_NUMBERS = [*either("5.0 | 0.1 | -0.0 | 1e999 | -1e999 | 1e2 | NaN | Infinity | -Infinity"), "9" * 5_000]
 """Numbers of which no two readers need to understand the same: no field takes them, and no nested one."""
 FORGED = ("by", "at", "issued_at", "owner", "principal", "role", "as", "command_id", "__class__")
-"""Who asks, and when, never comes in the body."""
+"""Who asks, and when, never comes in the body; where one of these is a field, it says something else."""
 HOLE = '"@@"'
 
 Path = tuple[str | int, ...]
@@ -207,7 +211,7 @@ def faulty_object(body: Any, path: Path, kind: type) -> Iterator[tuple[str, int,
     part = sample(kind)
     prefix = "".join(f"{each}." for each in path)
     shell = with_hole(body, path) if path else HOLE
-    for name in FORGED:
+    for name in (each for each in FORGED if each not in part):
         yield shell.replace(HOLE, json.dumps(part | {name: "x"})), 422, f"{prefix}{name}"
     for f in fields(kind):
         name = f.name.removesuffix("_")
@@ -752,6 +756,8 @@ EDGES: list[dict[Any, Any]] = [
         "path": ":".join(["z" * 64] * 3),
         "asset": "z" * 64 + "/ZZZZZZZZZZZZZZZZ",
         "text": "\U0001f600" * 256,
+        "personal": "\U0001f600" * 256,
+        "sealed": "\U0001f600" * 2_048,
         str: "\U0001f600" * 256,
         datetime: "8999-12-31T23:59:59.999999Z",
         bool: True,
@@ -769,6 +775,8 @@ EDGES: list[dict[Any, Any]] = [
         "path": ".",
         "asset": "FOG",
         "text": "",
+        "personal": "",
+        "sealed": "",
         str: "",
         datetime: "0001-01-01T00:00:00Z",
         bool: False,

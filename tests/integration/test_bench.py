@@ -20,7 +20,11 @@ RATIOS = {
     "transfer_vs_library_app",
     "append_vs_raw_batch",
     "rebuild_vs_copy_decode",
+    "verify_vs_copy_decode",
     "mixed_vs_transfer",
+    "transfer_vs_unhashed",
+    "live_vs_as_of_balance",
+    "live_vs_as_of_statement",
 }
 
 
@@ -44,6 +48,9 @@ def test_a_tiny_bench_measures_every_part_and_leaves_nothing_behind(home: Path) 
     for latency in figures["latency_ms"].values():
         assert 0 < latency["p50"] <= latency["p99"]
     assert 0 <= figures["lag_ms"]["p50"] <= figures["lag_ms"]["p99"] <= figures["lag_ms"]["max"]
+    assert all(positive(figure) for figure in figures["hashing"].values())
+    assert figures["hashing"]["share_of_command"] < figures["hashing"]["share_of_server"] < 1
+    assert positive(figures["per_s"]["tree_leaves"])
     assert positive(figures["memory_mib"])
     conditions = figures["conditions"]
     assert {"cores", "python", "postgres", "seed", "rounds", "c", "quick"} <= set(conditions)

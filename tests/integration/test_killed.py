@@ -19,7 +19,8 @@ import pytest
 
 from ops.pool import connect
 from projections._engine import all_projections
-from projections._rebuild import digest, rebuild
+from projections._rebuild import rebuild
+from tests.digests import digest
 from tests.running import Running, running
 
 POINTS = 20

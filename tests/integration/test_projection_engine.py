@@ -22,10 +22,11 @@ from domain.ledger import Credited, Debited, WalletFrozen, WalletOpened
 from projections import _follower
 from projections._engine import HandlerFailed, Projection, Record, Rows
 from projections._follower import MOST_ATTEMPTS, Follower
-from projections._rebuild import digest, rebuild, sweep
+from projections._rebuild import rebuild, sweep
 from projections._schema import statements_of
 from projections._tables import Money, Row, table, table_of
 from tests.conftest import Database
+from tests.digests import digest
 
 
 @table("test_totals", key=("account",))
@@ -189,6 +190,9 @@ def test_followers_at_once_count_each_event_once(bench: Bench) -> None:
     bench.follow()
     assert bench.totals()["wallet:a"][:2] == (-200, 200)
     assert sum(amount for amount, _, _ in bench.totals().values()) == 0
+    live = bench.digest()
+    rebuild(bench.connect, "main", bench.projection)
+    assert bench.digest() == live
 
 
 def test_a_second_follower_leaves_the_work_to_the_first(bench: Bench) -> None:
@@ -309,6 +313,7 @@ def test_an_event_that_kills_its_worker_is_counted_and_set_aside(bench: Bench) -
     assert codes == [-signal.SIGKILL] * (MOST_ATTEMPTS + 1) + [0], done.stderr.decode()
     assert bench.totals()["wallet:a"] == (-4, 2, False)
     assert [position for position, _ in bench.quarantined()] == [3]
+    assert bench.digest(), "what each of the killed ones had folded is in no sum"
 
 
 def test_a_rebuild_beside_a_busy_log_misses_nothing_and_never_steps_back(bench: Bench) -> None:

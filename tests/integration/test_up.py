@@ -26,7 +26,10 @@ from tests.conftest import Database
 pytestmark = pytest.mark.xdist_group("up")
 
 ROOT = Path(__file__).parents[2]
-NOT_OURS = ("DATABASE_URL", "REDIS_URL", "FOGBOOK_PEPPER", "FOGBOOK_MIGRATE_DATABASE_URL", "FOGBOOK_HOME")
+NOT_OURS = (
+    *("DATABASE_URL", "REDIS_URL", "FOGBOOK_MIGRATE_DATABASE_URL"),
+    *("FOGBOOK_PEPPER", "FOGBOOK_HOME", "FOGBOOK_SUBJECT_KEYS"),
+)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -114,7 +117,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
 def test_a_run_describes_itself(up: Started) -> None:
     assert (up.home / "run.json").stat().st_mode & 0o777 == 0o600
     assert set(up.run) == {"url", "admin_key", "database_url", "superuser_url", "redis_url", "pids"}
-    assert set(up.run["pids"]) == {"up", "api", "worker", "postgres", "valkey"}
+    assert set(up.run["pids"]) == {"up", "api", "worker", "archivist", "postgres", "valkey"}
     assert all(runs(pid) for pid in up.run["pids"].values())
     for name in ("pepper", "keys.json"):
         assert (up.home / name).stat().st_mode & 0o777 == 0o600
@@ -153,12 +156,27 @@ def test_what_dies_is_started_again(up: Started) -> None:
     os.kill(before["api"], signal.SIGKILL)
     # The socket is not the API's own, so whoever connects meanwhile waits instead of being refused.
     assert up.get("/healthz").status_code == 200
-    for name in ("worker", "valkey", "postgres"):
+    for name in ("worker", "archivist", "valkey", "postgres"):
         os.kill(before[name], signal.SIGKILL)
-    dead = {(name, before[name]) for name in ("api", "worker", "valkey", "postgres")}
+    dead = {(name, before[name]) for name in ("api", "worker", "archivist", "valkey", "postgres")}
     eventually(lambda: up.run["pids"].keys() == before.keys() and not dead & up.run["pids"].items())
     assert up.run["pids"]["up"] == before["up"]
     eventually(lambda: up.get("/readyz").status_code == 200)
+
+
+def test_checkpoints_are_signed_and_can_be_taken_away(up: Started, tmp_path: Path) -> None:
+    """By the archivist, which steps aside for everybody else; whoever asks need not wait for it."""
+    eventually(lambda: up.query("SELECT 1 FROM signed_checkpoints WHERE zone = 'main' AND size > 0"))
+    stat = Path(f"/proc/{up.run['pids']['archivist']}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[16] == "10")
+    assert up.pasted().status_code == 200
+    code, out = fogbook("checkpoint", "--home", str(up.home), "--out", str(tmp_path / "held"))
+    assert code == 0, out
+    (head,) = up.query("SELECT position FROM heads WHERE zone = 'main'")
+    origin, size, _ = (tmp_path / "held").read_text().split("\n\n")[0].split("\n")
+    assert origin.endswith("/main") and int(size) == head[0]
+    assert (tmp_path / "held.fates").read_text().startswith(f"{origin}/fates\n")
+    assert up.get("/metrics").text.count('fogbook_unsigned_entries{log="events",zone="main"}') == 1
 
 
 def test_due_timers_are_issued_once_and_refusals_back_off(up: Started) -> None:
@@ -198,9 +216,27 @@ def test_due_timers_are_issued_once_and_refusals_back_off(up: Started) -> None:
     assert up.query("SELECT count(*) FROM events WHERE zone = 'timed' AND type = 'HoldExpired'") == [(1,)]
 
 
+def test_keys_of_personal_texts_lie_in_the_home_and_nowhere_else(up: Started) -> None:
+    headers = {"authorization": f"Bearer {up.run['admin_key']}"}
+    answer = httpx.post(
+        f"{up.run['url']}/commands/principals/set-profile",
+        json={"display_name": "Adela of the mill"},
+        headers=headers | {"idempotency-key": "profile"},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+    query = f"/queries/principals/profile?min_position={answer.json()['position']}"
+    (shown,) = httpx.get(up.run["url"] + query, headers=headers, timeout=30).json()["items"]
+    assert shown["display_name"] == "Adela of the mill"
+    folder = up.home / "subjects"
+    (key,) = folder.iterdir()
+    assert (folder.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o700, 0o600)
+
+
 def test_children_log_json_without_secrets(up: Started) -> None:
-    lines = (up.home / "log" / "worker.log").read_text().splitlines()
-    assert {"event", "level", "timestamp"} <= set(json.loads(lines[0]))
+    for path in (up.home / "log" / "worker.log", up.home / "log" / "archivist.log"):
+        eventually(path.read_text)
+        assert {"event", "level", "timestamp"} <= set(json.loads(path.read_text().splitlines()[0]))
     secrets = [up.run["admin_key"], (up.home / "pepper").read_text().strip()]
     secrets += [psycopg.conninfo.conninfo_to_dict(up.run["database_url"])["password"]]  # type: ignore[list-item]
     for path in (up.home / "log").iterdir():
@@ -243,7 +279,7 @@ def test_servers_of_somebody_else_are_used_and_left_alone(
     urls = {"DATABASE_URL": database.url, "REDIS_URL": redis_url}
     owner = {"FOGBOOK_MIGRATE_DATABASE_URL": database.superuser_url}
     with started(tmp_path / "home", **urls, **owner) as up:
-        assert set(up.run["pids"]) == {"up", "api", "worker"}
+        assert set(up.run["pids"]) == {"up", "api", "worker", "archivist"}
         assert up.pasted().status_code == 200
         eventually(lambda: not up.query("SELECT 1 FROM checkpoints WHERE live AND position < 3"))
         environ = Path(f"/proc/{up.run['pids']['api']}/environ").read_bytes()

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from commands._deciding import Command, Outcome
 from commands._http import CommandApi, register
+from commands._subjects import Keyring
 from commands.api import freeze, load_routes
 from ops.access import Access
 from ops.logging import configure_logging
@@ -37,8 +38,9 @@ class Nothing:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = Settings()
+    pepper = settings.pepper_bytes
     async with open_pool(settings, "fogbook bench peer", 4) as pool:
-        app.state.api = CommandApi(Nothing(), Access(pool, settings.pepper_bytes))
+        app.state.api = CommandApi(Nothing(), Access(pool, pepper), Keyring(settings.subject_folder, pepper))
         freeze()
         yield
 

@@ -1,0 +1,24 @@
+"""How far checkpoints and the archive have come behind the logs."""
+
+from __future__ import annotations
+
+SIGNED = """
+SELECT h.zone, l.log, coalesce(s.size, 0) AS size, s.signed_at,
+       extract(epoch FROM clock_timestamp() - s.signed_at)::float8 AS age_seconds,
+       CASE l.log WHEN 'events' THEN h.position ELSE h.number + coalesce(last.ordinal, 0) END
+           - coalesce(s.size, 0) AS unsigned
+FROM heads h
+CROSS JOIN (VALUES ('events'), ('fates')) AS l(log)
+LEFT JOIN LATERAL (SELECT size, signed_at FROM signed_checkpoints c WHERE c.zone = h.zone AND c.log = l.log
+                   ORDER BY size DESC, signed_at DESC LIMIT 1) s ON true
+LEFT JOIN LATERAL (SELECT ordinal FROM attestations a WHERE a.zone = h.zone
+                   ORDER BY ordinal DESC LIMIT 1) last ON true
+ORDER BY 1, 2
+"""
+"""Each log of each zone: the size of its newest checkpoint, its age, and the entries behind it."""
+
+ARCHIVED = """
+SELECT a.zone, a.projection, a.generation, a.code, a.position, h.position - a.position AS lag_events
+FROM archives a JOIN heads h USING (zone) WHERE a.live ORDER BY 1, 2
+"""
+"""The archive of each projection's past rows."""

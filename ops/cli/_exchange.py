@@ -1,0 +1,94 @@
+"""Taking history out of an installation and into another one, and the catalogue of what it is made of."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ops.cli._common import Home, Json, Zone, answer, connect, fail, zone_exists
+from ops.cli._signing import secret_and_origin
+
+
+def export(
+    file: Annotated[
+        Path, typer.Argument(help="FILE.ndjson or FILE.ndjson.gz (whole), FILE.parquet (events).")
+    ],
+    at: Annotated[str | None, typer.Option(help="Up to this position or time.")] = None,
+    stream: Annotated[str | None, typer.Option(help="Only this stream's events.")] = None,
+    type: Annotated[str | None, typer.Option(help="Only events of this type.")] = None,
+    zone: Zone = "main",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write a zone's history to a file, with the signed checkpoint that it can be held against."""
+    from ops.export import one_moment, stored_entries, survey, write_ndjson
+    from ops.progress import progress
+
+    if file.name.endswith(".parquet"):
+        from ops.parquet import write_parquet as write
+    elif file.name.endswith((".ndjson", ".ndjson.gz")):
+        write = write_ndjson
+    else:
+        fail(f"{file} should end in .ndjson, .ndjson.gz or .parquet.")
+    zone_exists(home, zone)
+    with connect(home, bounded=False) as connection:
+        if at is None:
+            _checkpoint(home, connection, zone)
+        with progress("Exporting") as tick, one_moment(connection):
+            manifest = survey(connection, zone, at, stream=stream, type=type)
+            write(file, manifest, stored_entries(connection, manifest), tick)
+    text = f"{file} holds {manifest.events} events of zone {zone} up to position {manifest.position}."
+    answer({"file": str(file)} | manifest.shown(), as_json, text)
+
+
+def _checkpoint(home: Path | None, connection: Any, zone: str) -> None:
+    """Sign one that covers all of it, where the secret is at hand; the newest one there is must do elsewhere."""
+    from ops.settings import SettingsIncomplete
+    from ops.signing import SigningRefused, checkpoint_now
+
+    with suppress(SettingsIncomplete, SigningRefused):
+        pepper, origin = secret_and_origin(home)
+        checkpoint_now(connection, pepper, origin, zone)
+
+
+def replay_into(
+    into: str, file: Path | None, at: str | None, zone: str | None, home: Path | None, as_json: bool
+) -> None:
+    """Fill an empty zone of another installation with this one's log, or with that of an export."""
+    from ops.progress import progress
+    from ops.refill import Filled, export_into, log_into
+
+    def show(filled: Filled) -> None:
+        compared = [f"{log} at {size}" for log, size in filled.checkpoints.items()]
+        text = (
+            f"Zone {filled.zone} stands at position {filled.position} there; "
+            f"signed checkpoints that were compared: {', '.join(compared) or 'none'}."
+        )
+        answer(filled.as_json(), as_json, text)
+
+    with progress("Replaying") as tick:
+        if file is not None:
+            filled = export_into(into, file, at, zone, tick)
+        else:
+            with connect(home, bounded=False) as connection:
+                filled = log_into(into, connection, zone or "main", at, tick)
+    show(filled)
+
+
+def catalogue(
+    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Print what the log is made of, every type of event and where it stands, as an AsyncAPI document."""
+    from ops.catalogue import catalogue_json
+    from ops.files import write_file
+
+    if out is None:
+        typer.echo(catalogue_json())
+    else:
+        write_file(out, catalogue_json() + b"\n")
+        answer({"file": str(out)}, as_json, f"The catalogue is in {out}.")

@@ -1,0 +1,298 @@
+"""Read models: the history is folded once more, and rows, digests and what was attested of them are held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+
+from commands._codec import decode_json
+from ops.verify._book import Attestation
+from ops.verify._found import Found
+from projections._attestations import READ_MODEL
+from projections._digest import MODULUS, expand, find, recompute, row_bytes, shown, stored_rows
+from projections._engine import HandlerFailed, Projection, Record, Rows, all_projections, fold, keys_of
+from projections._follower import RAISED
+from projections._rebuild import history, paused_collector
+from projections._tables import Row, Table, table_of
+
+LIVE = """
+SELECT generation, position, code, recorded_at FROM checkpoints WHERE zone = %s AND projection = %s AND live
+"""
+
+AT = "SELECT recorded_at, meta FROM events WHERE zone = %s AND position = %s"
+
+QUARANTINED = """
+SELECT position, error LIKE %s OR error LIKE 'an earlier event%%' FROM quarantine
+WHERE zone = %s AND projection = %s AND generation = %s AND quarantined
+"""
+
+
+class Live(NamedTuple):
+    generation: int
+    position: int
+    code: str
+    recorded_at: datetime
+
+
+class Attested(msgspec.Struct):
+    """What an attestation says of a read model."""
+
+    projection: str
+    generation: int
+    code: str
+    position: int
+    digest: str
+    quarantined: list[int]
+    quarantined_more: int = 0
+
+
+_decode = msgspec.json.Decoder(Attested).decode
+
+
+def attested_models(
+    zone: str, attestations: Iterable[Attestation], deep: bool, found: Found
+) -> dict[str, list[Attested]]:
+    """The newest attestation of each projection, or all of them."""
+    models: dict[str, list[Attested]] = {}
+    for each in attestations:
+        if each.kind != READ_MODEL:
+            continue
+        try:
+            said = _decode(each.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            found.add(zone, f"it cannot be read: {error}", table="attestations", row=[zone, each.ordinal])
+            continue
+        known = models.setdefault(said.projection, [])
+        if known and not deep:
+            known.clear()
+        known.append(said)
+    return models
+
+
+def check_projection(
+    connection: psycopg.Connection[Any], zone: str, name: str, head: int, attested: list[Attested]
+) -> Found:
+    """One projection of a zone, as far as its checkpoint goes."""
+    found = Found()
+    with paused_collector():
+        _Check(connection, zone, all_projections()[name], attested, found).run(head)
+    return found
+
+
+class _Check:
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        zone: str,
+        projection: Projection,
+        attested: list[Attested],
+        found: Found,
+    ) -> None:
+        self._connection = connection
+        self._zone = zone
+        self._projection = projection
+        self._attested = attested
+        self._found = found
+
+    def _differs(self, what: str, position: int | None = None, **where: Any) -> None:
+        self._found.add(self._zone, what, position, **where)
+
+    def run(self, head: int) -> None:
+        name = self._projection.name
+        row = self._connection.execute(LIVE, (self._zone, name)).fetchone()
+        if row is None:
+            if self._attested:
+                self._differs(
+                    "it was attested, and has no checkpoint", table="checkpoints", row=[self._zone, name]
+                )
+            return  # Otherwise a worker has not come by yet.
+        live = Live(*row)
+        if not self._is_plausible(live, head):
+            return
+        if live.code != self._projection.code:
+            self._by_other_code(live)
+            return
+        asked = (RAISED + "%", self._zone, name, live.generation)
+        quarantined: dict[int, bool] = dict(self._connection.execute(QUARANTINED, asked).fetchall())
+        folded = Folded(self._projection, self._zone, live.generation)
+        try:
+            with self._connection.transaction():  # To leave a COPY early breaks what it runs in.
+                self._fold(folded, live, quarantined)
+        except HandlerFailed as error:
+            what = f"projection {name} cannot fold {error.record.type}: {error.__cause__!r}"
+            self._differs(what, error.record.position)
+            return
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._differs(f"projection {name} cannot read an event: {error}", folded.rows.position)
+            return
+        self._check_digest(live, folded.digest())
+        for kind in self._projection.rows:
+            self._compare(live.generation, table_of(kind), folded.all_rows(kind))
+
+    def _is_plausible(self, live: Live, head: int) -> bool:
+        """A checkpoint stands at the end of a command that there is, and has its time."""
+        where: dict[str, Any] = {"table": "checkpoints", "row": [self._zone, self._projection.name]}
+        if not 0 <= live.position <= head:
+            self._differs("the checkpoint is beyond the log's end", live.position, field="position", **where)
+            return False
+        at = self._connection.execute(AT, (self._zone, live.position)).fetchone()
+        if at is not None:
+            if at[0] != live.recorded_at:
+                what = "the checkpoint has another time than its event"
+                self._differs(what, live.position, field="recorded_at", **where)
+            if not ends_command(at[1]):
+                what = "the checkpoint stands in the middle of a command"
+                self._differs(what, live.position, field="position", **where)
+        return True
+
+    def _by_other_code(self, live: Live) -> None:
+        """This code cannot fold what other code did. What is stored must still be what was attested of it."""
+        self._found.unread += 1
+        where: dict[str, Any] = {"table": "checkpoints", "row": [self._zone, self._projection.name]}
+        if any(said.generation == live.generation and said.code != live.code for said in self._attested):
+            self._differs("it was attested as of other code", live.position, field="code", **where)
+        stored = find(self._connection, self._zone, self._projection.name, live.generation)
+        if stored is None:
+            return
+        if recompute(self._connection, self._zone, self._projection, live.generation) != stored:
+            self._digest_differs("its rows do not give the digest that is stored", live.position)
+        for said in self._attested:
+            if (said.generation, said.position) == live[:2] and said.digest != shown(stored):
+                self._digest_differs("the digest is not the one that was attested", live.position)
+
+    def _comparable(self, live: Live, quarantined: dict[int, bool]) -> list[Attested]:
+        """Attestations of what today's code does, with the same events set aside."""
+        stops = []
+        for said in self._attested:
+            set_aside = sorted(p for p in quarantined if p <= said.position)
+            same = (set_aside[: len(said.quarantined)], len(set_aside)) == (
+                said.quarantined,
+                len(said.quarantined) + said.quarantined_more,
+            )
+            if said.generation == live.generation and (not same or said.code != live.code):
+                differing = sorted(set(set_aside) ^ set(said.quarantined))
+                what = f"{self._projection.name} was attested with other code or other quarantined events"
+                self._differs(what, differing[0] if differing else said.position, table="quarantine")
+            elif not same or said.code != live.code:
+                self._found.unread += 1
+            else:
+                stops.append(said)
+        return sorted(stops, key=lambda said: said.position)
+
+    def _fold(self, folded: Folded, live: Live, quarantined: dict[int, bool]) -> None:
+        """Up to the checkpoint, with a look at the digest wherever one was attested."""
+        stops = self._comparable(live, quarantined)
+        for record in history(self._connection, self._zone, live.position, list(self._projection.handlers)):
+            while stops and stops[0].position < record.position:
+                self._check_attested(folded, stops.pop(0))
+            if record.position not in quarantined:
+                fold(folded.rows, (record,))
+            elif quarantined[record.position]:
+                _mark(folded.rows, record)
+        for said in stops:
+            if said.position > live.position:
+                what = f"{self._projection.name} was attested at {said.position}, beyond its checkpoint"
+                row = [self._zone, self._projection.name]
+                self._differs(what, live.position, table="checkpoints", row=row, field="position")
+            else:
+                self._check_attested(folded, said)
+
+    def _check_attested(self, folded: Folded, said: Attested) -> None:
+        if shown(folded.digest()) != said.digest:
+            what = f"the digest of {self._projection.name} that was attested is not that of the log"
+            self._differs(what, said.position, table="attestations", field="digest")
+
+    def _check_digest(self, live: Live, digest: int) -> None:
+        stored = find(self._connection, self._zone, self._projection.name, live.generation)
+        if stored is None:
+            self._digest_differs("there is no digest", live.position)
+        elif stored != digest:
+            self._digest_differs("the digest is not that of the log", live.position)
+
+    def _digest_differs(self, what: str, position: int) -> None:
+        row = [self._zone, self._projection.name]
+        self._differs(what, position, table="digests", row=row, field="accumulator")
+
+    def _compare(self, generation: int, table: Table, folded: dict[tuple[Any, ...], Row]) -> None:
+        encode = row_bytes(table)
+        for stored in stored_rows(self._connection, self._zone, table, generation):
+            self._found.rows += 1
+            key = _key(table, stored)
+            row = folded.pop(key, None)
+            if row is None:
+                what = "the log gives no such row"
+                self._differs(what, stored.position, table=table.name, row=list(key))
+            elif encode(stored) != encode(row):
+                self._compare_fields(table, key, stored, row)
+        for key, row in folded.items():
+            self._differs("the row is missing", row.position, table=table.name, row=list(key))
+
+    def _compare_fields(self, table: Table, key: tuple[Any, ...], stored: Row, row: Row) -> None:
+        for name in (*(c.name for c in table.columns), "position", "incomplete"):
+            value, expected = getattr(stored, name), getattr(row, name)
+            if plain(value) != plain(expected):
+                what = f"stored is {value!r}, the log gives {expected!r}"
+                self._differs(what, row.position, table=table.name, row=list(key), field=name)
+
+
+class Folded:
+    """Rows as the log gives them up to a position, and their digest, which follows them from stop to stop."""
+
+    def __init__(self, projection: Projection, zone: str, generation: int) -> None:
+        self.rows = Rows(projection, zone, generation)
+        self._sum = 0
+        self._counted: dict[type, dict[tuple[Any, ...], bytes]] = {kind: {} for kind in projection.rows}
+        self._added: dict[type, list[Row]] = {kind: [] for kind in projection.rows}
+
+    def digest(self) -> int:
+        """The sum over all rows; only those that changed since it was asked last are hashed."""
+        for kind, counted in self._counted.items():
+            encode = row_bytes(table_of(kind))
+            for key in self.rows.deleted[kind]:
+                if (before := counted.pop(key, None)) is not None:
+                    self._sum -= expand(before)
+            for key, row in self.rows.changed[kind].items():
+                if (before := counted.get(key)) is not None:
+                    self._sum -= expand(before)
+                counted[key] = encode(row)
+                self._sum += expand(counted[key])
+            self._added[kind] += self.rows.added[kind]
+            self._sum += sum(expand(encode(row)) for row in self.rows.added[kind])
+        self.rows.clear_changes()
+        self._sum %= MODULUS
+        return self._sum
+
+    def all_rows(self, kind: type) -> dict[tuple[Any, ...], Row]:
+        """By key; after `digest`."""
+        table = table_of(kind)
+        kept = {key: row for key, row in self.rows.kept[kind].items() if row is not None}
+        return kept | {_key(table, row): row for row in self._added[kind]}
+
+
+def _key(table: Table, row: Row) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in table.key)
+
+
+def plain(value: Any) -> Any:
+    """As it is after it was stored: a `jsonb` knows neither tuples nor keys that are numbers."""
+    return decode_json(msgspec.json.encode(value)) if isinstance(value, dict | list | tuple) else value
+
+
+def _mark(rows: Rows, record: Record) -> None:
+    """A quarantined event leaves its rows incomplete, as the follower does."""
+    rows.position = record.position
+    for kind, keys in keys_of(rows, [record]).items():
+        for key in keys:
+            rows.of(kind, *key).incomplete = True
+
+
+def ends_command(meta: bytes) -> bool:
+    try:
+        known = decode_json(meta) if meta else {}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True  # That it cannot be read is said elsewhere.
+    return not isinstance(known, dict) or known.get("i") == known.get("n")
