@@ -24,8 +24,8 @@ import domain
 from domain._kernel import Stream, snake
 from domain._upcasts import UPCASTS, steps_from
 
-ZONE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
-"""What a zone may be called."""
+ZONE = re.compile(r"(?!fates\Z)[a-z0-9][a-z0-9._-]{0,62}\Z")
+"""What a zone may be called. Names of second logs end with `/fates`, so no zone's first log may be named like that."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 MOST_ENTRY_BYTES = 65_535
@@ -273,6 +273,9 @@ def event_entry(
 
     Entry: zone, u64 position, stream, u64 version, type, i64 recorded_at in microseconds, meta, data; the
     texts and bytes each behind their 16-bit length, all numbers big-endian.
+
+    Entries carry no tag of their kind: events stand in a log of their own, whose origin is in every checkpoint that
+    they are proven by, so none can be taken for what stands in the second log.
     """
     return _hashed_event(zone, position, stream, version, type, at_us, meta, data)[1:]
 
@@ -334,7 +337,31 @@ def fate_entry(
 
     Entry: zone, u64 number, principal, act-as, key, SHA-256 of the request, i64 If-Match (-1: none), u16
     status, SHA-256 of the answer, u64 position, u32 events, i64 recorded_at in microseconds.
+
+    What tells it from an attestation in the same log: the 16 bits behind its first number, the length of the
+    principal, are never 0.
     """
+    hashes = sha256(request).digest(), sha256(answer).digest()
+    return hashed_fate_entry(
+        zone, number, principal, act_as, key, hashes[0], if_match, status, hashes[1], position, events, at_us
+    )
+
+
+def hashed_fate_entry(
+    zone: bytes,
+    number: int,
+    principal: str,
+    act_as: str,
+    key: str,
+    request_hash: bytes,
+    if_match: int | None,
+    status: int,
+    answer_hash: bytes,
+    position: int,
+    events: int,
+    at_us: int,
+) -> bytes:
+    """The same where only the hashes of request and answer are at hand."""
     principal_bytes, act_as_bytes, key_bytes = principal.encode(), act_as.encode(), key.encode()
     return b"".join(
         (
@@ -345,9 +372,9 @@ def fate_entry(
             act_as_bytes,
             _pack_length(len(key_bytes)),
             key_bytes,
-            sha256(request).digest(),
+            request_hash,
             _pack_status(-1 if if_match is None else if_match, status),
-            sha256(answer).digest(),
+            answer_hash,
             _pack_place(position, events, at_us),
         )
     )
@@ -394,6 +421,8 @@ def attestation_entry(
 
     Entry: zone, u64 ordinal, u64 number of the fate that it stands behind, kind, i64 recorded_at in
     microseconds, body.
+
+    What tells it from a fate: the 16 bits behind its first number are 0, for no log ever holds 2^48 fates.
     """
     kind_bytes = kind.encode()
     try:

@@ -1,4 +1,4 @@
-"""What the log says is erased is erased: the keys of those whose erasure was recorded are destroyed.
+"""What a zone's log says is erased is erased: the keys there of those whose erasure was recorded are destroyed.
 
 The recorded act comes first, the destruction after it. A process that ends in between leaves a key behind; it is
 found here, at the next start or by another process that runs, because the log is asked and not a list of what is left
@@ -45,7 +45,7 @@ class Eraser:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Destroy the keys of all who were erased since the last look, or ever."""
+        """Destroy the keys of all who were erased since the last look, or ever: in each zone those that it recorded."""
         async with self._pool.connection() as connection:
             heads = await (await connection.execute(HEADS)).fetchall()
             for zone, position in heads:
@@ -53,5 +53,5 @@ class Eraser:
                 if position > seen:
                     rows = await (await connection.execute(ERASED, (zone, seen))).fetchall()
                     for (principal,) in rows:
-                        await asyncio.to_thread(self._keyring.destroy, principal)
+                        await asyncio.to_thread(self._keyring.destroy, zone, principal)
                     self._seen[zone] = position

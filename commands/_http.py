@@ -25,6 +25,7 @@ from commands._subjects import KeyDestroyed, Keyring, KeyringUnavailable, person
 from commands._zones import Zones
 from domain._kernel import Ref, kebab
 from domain.principals import EraseSubject
+from domain.settlement.transfers import ReceiveTransfer, RefuseTransfer, statement
 from ops.access import Access, Caller
 from ops.problems import Problem, documented
 from ops.web import MOST_BATCH_BYTES, App, body_of, headers_of, zone_of
@@ -183,40 +184,53 @@ class CommandApi:
         """Validate a command, seal what is personal in it, and have it decided."""
         command = command_from(route.command, body)
         if route.personal:
-            command = await self._sealed(route, command, envelope.by)
+            command = await self._sealed(route, command, envelope)
+        if isinstance(command, ReceiveTransfer | RefuseTransfer):
+            self._check_memo(command)
         outcome = await self._submit(self._command(route, command, envelope), envelope.zone)
         if route.command is EraseSubject and outcome.status == 200 and not envelope.dry_run:
-            await self._destroy(command.principal)
+            await self._destroy(envelope.zone, command.principal)
         return outcome
 
-    async def _sealed(self, route: Route, command: Any, by: str) -> Any:
-        """The command with its personal texts sealed for whom it acts for. Raises Problem 409 and 503."""
+    async def _sealed(self, route: Route, command: Any, envelope: Envelope) -> Any:
+        """The command with its personal texts sealed for the zone and whom it acts for. Raises Problem 409 and 503."""
         texts = {name: text for name in route.personal if (text := getattr(command, name))}
         if not texts:
             return command
         try:
-            return replace(command, **await self._keyring.sealed(by, texts))
+            return replace(command, **await self._keyring.sealed(envelope.zone, envelope.by, texts))
         except KeyDestroyed:
             raise Problem(
                 409,
                 "subject-erased",
                 "This principal was erased: nothing is recorded with a personal text of his.",
-                principal=by,
+                principal=envelope.by,
                 fields=sorted(texts),
             ) from None
         except KeyringUnavailable as error:
-            log.error("subject_keys_unavailable", error=str(error))
-            raise Problem(
-                503,
-                "subject-keys-unavailable",
-                "Personal texts cannot be sealed now, and nothing is recorded without.",
-                headers={"Retry-After": "1"},
-            ) from None
+            raise _no_keys(error) from None
 
-    async def _destroy(self, principal: str) -> None:
-        """Destroy the key of a principal whose erasure is recorded. What fails here is done by the eraser."""
+    def _check_memo(self, command: ReceiveTransfer | RefuseTransfer) -> None:
+        """A memo that queries here would open comes in a packet that this installation signed: otherwise whoever holds
+        somebody's sealed words could send them to himself and read them. Raises Problem 422 and 503."""
+        packet = command.packet
         try:
-            await asyncio.to_thread(self._keyring.destroy, principal)
+            if not self._keyring.is_sealed_here(packet.memo):
+                return
+        except KeyringUnavailable as error:
+            raise _no_keys(error) from None
+        if not self._keyring.is_signed_here(packet.source, statement("packet", packet), command.proof):
+            raise Problem(
+                422,
+                "sealed-elsewhere",
+                "The packet's memo was sealed in this installation, which did not sign the packet.",
+                source=packet.source,
+            )
+
+    async def _destroy(self, zone: str, principal: str) -> None:
+        """Destroy the key of a principal whose erasure the zone recorded. What fails here is done by the eraser."""
+        try:
+            await asyncio.to_thread(self._keyring.destroy, zone, principal)
         except KeyringUnavailable as error:
             log.error("subject_key_not_destroyed", error=str(error))
 
@@ -260,6 +274,16 @@ class CommandApi:
                 "Too many commands are waiting; try again.",
                 headers={"Retry-After": "1"},
             ) from None
+
+
+def _no_keys(error: KeyringUnavailable) -> Problem:
+    log.error("subject_keys_unavailable", error=str(error))
+    return Problem(
+        503,
+        "subject-keys-unavailable",
+        "Personal texts cannot be sealed or told apart now, and nothing is recorded without.",
+        headers={"Retry-After": "1"},
+    )
 
 
 # Headers and parameters

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from commands._codec import cache
+from commands._subjects import MARK
 from domain._kernel import AMOUNT_LIMIT, BASIS_POINTS
 from domain.ledger import accounts
 from ops.problems import Problem
@@ -100,10 +101,17 @@ def asset_code(value: Any) -> str:
     raise PydanticCustomError("asset", "an asset is 2 to 16 of the characters A-Z 0-9, a letter first")
 
 
-def text(value: Any) -> str:
+def personal(value: Any) -> str:
     if type(value) is str and len(value) <= 256 and value.isprintable():
         return value
     raise PydanticCustomError("text", "a text is at most 256 printable characters")
+
+
+def text(value: Any) -> str:
+    """Stored as it is, so it must not be what queries would open: somebody's sealed text in other hands."""
+    if personal(value).startswith(MARK):
+        raise PydanticCustomError("text_sealed", "a text does not begin with {mark}", {"mark": MARK})
+    return str(value)
 
 
 def sealed(value: Any) -> str:
@@ -132,6 +140,7 @@ def flag(value: Any) -> bool:
 
 
 _AMOUNT_SCHEMA = {"type": "string", "pattern": "^[1-9][0-9]{0,37}$", "examples": ["5000000"]}
+_TEXT_SCHEMA = {"type": "string", "maxLength": 256, "pattern": f"^(?!{MARK})"}
 _QUANTITY_SCHEMA = {"type": "string", "pattern": "^(0|[1-9][0-9]{0,37})$", "examples": ["0"]}
 
 KINDS: dict[Any, tuple[type, Callable[[Any], Any], dict[str, Any]]] = {
@@ -161,13 +170,13 @@ KINDS: dict[Any, tuple[type, Callable[[Any], Any], dict[str, Any]]] = {
     ),
     "asset": (str, asset_code, {"type": "string", "pattern": "^([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}$"}),
     "small_int": (int, whole(1 - 2**31, 2**31 - 1), {"type": "integer"}),
-    "text": (str, text, {"type": "string", "maxLength": 256}),
-    "personal": (str, text, {"type": "string", "maxLength": 256, "x-personal": True}),
+    "text": (str, text, _TEXT_SCHEMA),
+    "personal": (str, personal, {"type": "string", "maxLength": 256, "x-personal": True}),
     "sealed": (str, sealed, {"type": "string", "maxLength": MOST_SEALED, "x-personal": True}),
     datetime: (datetime, time, {"type": "string", "format": "date-time"}),
     bool: (bool, flag, {"type": "boolean"}),
     int: (int, whole(0, JSON_SAFE - 1), {"type": "integer", "minimum": 0, "maximum": JSON_SAFE - 1}),
-    str: (str, text, {"type": "string", "maxLength": 256}),
+    str: (str, text, _TEXT_SCHEMA),
 }
 
 assert AMOUNT_LIMIT == 10**38, "the patterns above say so"

@@ -1,12 +1,14 @@
-"""The keyring: a key for each principal, under which personal texts are sealed before anything stores them.
+"""The keyring: a key per zone and principal, under which personal texts are sealed before anything stores them.
 
 AES-SIV (RFC 5297) with a random key of 512 bits. It is deterministic: the same words of the same person in the same
 field are the same bytes, so a request that is sent again meets the one that was stored. What a sealed text still
 tells is its length, and whether two of them are equal.
 
 A sealed text is `enc:v1:<key id>:<base64url>`, authenticated together with the name of its field and the key's id.
-Key id and file name are the same HMAC of the principal under the installation's pepper, so that the folder tells
-nobody's name; folder and pepper belong together, and move together.
+Key id and file name are the same HMAC of zone and principal under the installation's pepper, so that the folder tells
+nobody's name; folder and pepper belong together, and move together. A key is of one zone because authority is: what one
+zone's operators record as erased is what was written there. A text that travels to another zone of the installation
+stays under the key of the zone that it was written in.
 
 The folder is key material. It lies outside the database and must stay out of the database's backups: a backup that
 holds both undoes every erasure. All API processes of an installation share one folder; those that answer queries
@@ -38,6 +40,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from commands._codec import cache
+from commands._signatures import public_key, verify, zone_key
 
 KEY_BYTES = 64
 ID_BYTES = 16
@@ -45,7 +48,8 @@ MARK = "enc:v1:"
 ERASED = "[erased]"
 """What is shown in place of a text whose key was destroyed."""
 
-SEALED = re.compile(r'"(\w+)"(\s?:\s?)"enc:v1:([0-9a-f]{32}):([A-Za-z0-9_-]{22,})"')
+SEALED_TEXT = re.compile(r"enc:v1:([0-9a-f]{32}):([A-Za-z0-9_-]{22,})")
+SEALED = re.compile(rf'"(\w+)"(\s?:\s?)"{SEALED_TEXT.pattern}"')
 """A sealed text in JSON, with the name before it. Inside a string the quotes would be escaped."""
 
 SHOWN_AS = {"dispute": "reason"}
@@ -57,7 +61,8 @@ log = structlog.get_logger("fogbook.subjects")
 
 
 class KeyDestroyed(Exception):
-    """The principal was erased: nothing personal of his is written any more, and what was is gone."""
+    """The principal was erased in the zone: nothing personal of his is written there any more, and what was is
+    gone."""
 
 
 class KeyringUnavailable(Exception):
@@ -74,31 +79,30 @@ class Keyring:
         self._ready: set[str] = set()
         """Ids of keys that this process knows to be stored durably."""
 
-    def id_of(self, principal: str) -> str:
-        return hmac.digest(self._pepper, b"fogbook subject\0" + principal.encode(), hashlib.sha256)[
-            :ID_BYTES
-        ].hex()
+    def id_of(self, zone: str, principal: str) -> str:
+        named = f"fogbook subject\0{zone}\0{principal}".encode()
+        return hmac.digest(self._pepper, named, hashlib.sha256)[:ID_BYTES].hex()
 
     # Sealing
 
-    async def sealed(self, principal: str, texts: Mapping[str, str]) -> dict[str, str]:
+    async def sealed(self, zone: str, principal: str, texts: Mapping[str, str]) -> dict[str, str]:
         """Texts by their fields' names, none of them empty, sealed. The key is made when it is first needed.
 
         Raises KeyDestroyed and KeyringUnavailable.
         """
-        id = self.id_of(principal)
+        id = self.id_of(zone, principal)
         if id not in self._ready:
-            await asyncio.to_thread(self.make, principal)
+            await asyncio.to_thread(self.make, zone, principal)
         key = self._key(id)
         if key is None:
             raise KeyringUnavailable(f"{self._path(id)} is missing.")
         cipher = AESSIV(key)
         return {field: _seal(cipher, field, id, text) for field, text in texts.items()}
 
-    def make(self, principal: str) -> None:
-        """Make sure that the principal has a key, and that it is stored durably: of several processes that make one
-        at once, one wins. Raises KeyDestroyed and KeyringUnavailable."""
-        id = self.id_of(principal)
+    def make(self, zone: str, principal: str) -> None:
+        """Make sure that the principal has a key there, and that it is stored durably: of several processes that
+        make one at once, one wins. Raises KeyDestroyed and KeyringUnavailable."""
+        id = self.id_of(zone, principal)
         try:
             if self._key(id) is None:
                 self._write(id)
@@ -106,7 +110,7 @@ class Keyring:
             _flush(self.folder)
             if self._is_destroyed(id):
                 # Meanwhile: whoever destroys looks for the key after leaving the tombstone, and perhaps saw none.
-                self.destroy(principal)
+                self.destroy(zone, principal)
                 raise KeyDestroyed
         except OSError as error:
             raise KeyringUnavailable(str(error)) from error
@@ -125,14 +129,32 @@ class Keyring:
         finally:
             os.unlink(unfinished)
 
+    # Packets
+
+    def is_sealed_here(self, text: str) -> bool:
+        """Whether a text looks sealed under a key of this folder, be it destroyed by now. Raises KeyringUnavailable."""
+        found = SEALED_TEXT.fullmatch(text)
+        if found is None:
+            return False
+        if not self.folder.is_dir():
+            raise KeyringUnavailable(f"{self.folder} is missing.")
+        try:
+            return self._key(found[1]) is not None
+        except KeyDestroyed:
+            return True
+
+    def is_signed_here(self, zone: str, message: str, signature: str) -> bool:
+        """Whether this installation signed a message, as that zone of its own."""
+        return verify(public_key(zone_key(self._pepper, zone)), message.encode(), signature)
+
     # Destroying
 
-    def destroy(self, principal: str) -> None:
+    def destroy(self, zone: str, principal: str) -> None:
         """Leave a tombstone, then overwrite and remove the key. Doing it again finishes what was interrupted.
 
         Raises KeyringUnavailable.
         """
-        id = self.id_of(principal)
+        id = self.id_of(zone, principal)
         path = self._path(id)
         try:
             if self._is_destroyed(id) and not os.path.exists(path):

@@ -42,12 +42,14 @@ WalletId = Annotated[str, "wallet"]
 AssetCode = Annotated[str, "asset"]
 """`[A-Z][A-Z0-9]{1,15}`, or `zone/ASSET` for another zone's voucher."""
 Text = Annotated[str, "text"]
-"""At most 256 characters that people read; no control characters. The log holds them as they are: labels and
-references, by which people search, and the reasons that operators give for what they do in public."""
+"""At most 256 characters that people read; no control characters. The log holds them as they are: labels, purposes
+and references, by which people search, proofs of contributions, and the reasons that operators give for what they do
+in public. None begins like a sealed text (`enc:v1:`), which a query would open."""
 Personal = Annotated[str, "personal"]
 """A text like the others that may say who somebody is; the log holds it only sealed. Personal is what participants
 write in words of their own: memos, comments, notes, grounds and reasons, and what they say of themselves. It is sealed
-under a key of the principal that the command acts for, and unreadable for good once that key is destroyed."""
+under the key that the principal whom the command acts for has in the zone, and unreadable for good once that key is
+destroyed."""
 Sealed = Annotated[str, "sealed"]
 """A personal text that was sealed before: a packet carries it from zone to zone."""
 

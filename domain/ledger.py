@@ -137,7 +137,7 @@ class TokensMinted:
 class TokensBurned:
     amount: Amount
     source: str
-    reason: str
+    reason: Personal
     reference: str
 
 
@@ -419,7 +419,7 @@ class BurnTokens:
 
     from_: AccountId
     amount: Amount
-    reason: Text
+    reason: Personal
     reference: Text = ""
     asset: AssetCode = FOG
 

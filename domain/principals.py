@@ -1,8 +1,8 @@
 """What principals say of themselves, and the erasure of all that is personal to one of them.
 
 A principal's name is a pseudonym: it stays, as does everything that he did. Who stands behind it is said in personal
-texts only, which are sealed under his key (`Personal`). Erasing him is an event like any other; the key is destroyed
-because of it, and with it every personal text that he ever wrote.
+texts only, which are sealed under his key in the zone (`Personal`). Erasing him is an event like any other; the key is
+destroyed because of it, and with it every personal text that he ever wrote there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ProfileSet:
 
 @dataclass(frozen=True, slots=True)
 class SubjectErased:
-    """From here on the principal's key is destroyed, or about to be."""
+    """From here on the principal's key in this zone is destroyed, or about to be."""
 
     principal: str
     by: str
@@ -70,8 +70,9 @@ class SetProfile:
 
 @dataclass(frozen=True, slots=True)
 class EraseSubject:
-    """Make all personal texts of a principal unreadable for good, in all zones: by the principal himself, or by an
-    operator. What he owns and did stays, under his name; from then on he writes no personal texts."""
+    """Make all personal texts that a principal wrote in this zone unreadable for good, wherever they went: by the
+    principal himself, or by an operator. What he owns and did stays, under his name; from then on he writes no
+    personal texts here. What he wrote in other zones is erased there, by a command in each."""
 
     principal: Id
 

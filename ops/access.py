@@ -89,7 +89,7 @@ class Access:
 
     def __init__(self, pool: AsyncConnectionPool[Any], pepper: bytes) -> None:
         self._pool = pool
-        self._pepper = pepper
+        self.pepper = pepper
         self._cache: dict[bytes, tuple[float, Caller]] = {}
 
     async def caller(self, authorization: str | None) -> Caller:
@@ -114,7 +114,7 @@ class Access:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(FIND, (parts[1],))
             row = await cursor.fetchone()
-        digest = secret_digest(self._pepper, parts[2])
+        digest = secret_digest(self.pepper, parts[2])
         # An unknown id costs the same comparison as a known one.
         if not hmac.compare_digest(digest, row[5] if row else bytes(32)) or row is None:
             raise _unauthenticated("The API key is unknown, expired or revoked.")

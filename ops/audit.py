@@ -6,16 +6,17 @@ SIGNED = """
 SELECT h.zone, l.log, coalesce(s.size, 0) AS size, s.signed_at,
        extract(epoch FROM clock_timestamp() - s.signed_at)::float8 AS age_seconds,
        CASE l.log WHEN 'events' THEN h.position ELSE h.number + coalesce(last.ordinal, 0) END
-           - coalesce(s.size, 0) AS unsigned
+           - coalesce(s.size, 0) AS unsigned, coalesce(t.refused, '') AS refused
 FROM heads h
 CROSS JOIN (VALUES ('events'), ('fates')) AS l(log)
+LEFT JOIN trees t ON t.zone = h.zone AND t.log = l.log
 LEFT JOIN LATERAL (SELECT size, signed_at FROM signed_checkpoints c WHERE c.zone = h.zone AND c.log = l.log
                    ORDER BY size DESC, signed_at DESC LIMIT 1) s ON true
 LEFT JOIN LATERAL (SELECT ordinal FROM attestations a WHERE a.zone = h.zone
                    ORDER BY ordinal DESC LIMIT 1) last ON true
 ORDER BY 1, 2
 """
-"""Each log of each zone: the size of its newest checkpoint, its age, and the entries behind it."""
+"""Each log of each zone: its newest checkpoint's size and age, the entries behind it, and why no more is signed."""
 
 ARCHIVED = """
 SELECT a.zone, a.projection, a.generation, a.code, a.position, h.position - a.position AS lag_events

@@ -13,9 +13,11 @@ command, accepted or refused, and between them attestations. It checks that
  2. checkpoints that you kept are of the same history: nothing in it was changed, dropped, reordered or back-dated;
  3. positions, versions within a stream and numbers of commands have no gaps, and time never goes back;
  4. the events of a command stand together, debits equal credits in each, and no account but `world` is below zero;
- 5. each command's fate tells of exactly these events, by whom, when and where, and the other way round.
+ 5. each command's fate tells of exactly these events, by whom, when and where, and the other way round. (A zone of
+    another application has no commands at all; one that has some has no event without its command.)
 
-Exit codes: 0 all of it holds; 1 something differs (said with its position); 2 the input cannot be used.
+Exit codes: 0 all of it is proven; 1 something differs (said with its position); 2 the input cannot be used; 3 nothing
+differs, but no signature covers all of it: entries behind the newest signed checkpoint are NOT PROVEN.
 The order of this file: formats, sources, checks, report.
 """
 
@@ -32,7 +34,7 @@ import sys
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,15 +47,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 POSTINGS = {"Debited": -1, "Credited": +1}
 """The types of events that move value: `amount` of `asset`, from or to the account that their stream is."""
 
-
-BROKEN = (
-    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error, zlib.error
-)  # fmt: skip
+ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error)
+BROKEN = (*ODD, OSError, EOFError, zlib.error)
 """What reading something raises that is not what it should be."""
 
 
 class Unusable(Exception):
-    """The input cannot be used; the message says why."""
+    """The input cannot be used."""
 
 
 # Formats: hashes and trees (RFC 6962, section 2.1)
@@ -61,10 +61,6 @@ class Unusable(Exception):
 
 def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
-
-
-def leaf_hash(entry: bytes) -> bytes:
-    return sha256(b"\x00" + entry)
 
 
 class Tree:
@@ -258,7 +254,7 @@ def stored(field: Any) -> bytes:
 
 
 def microseconds(text: str) -> int:
-    return (datetime.fromisoformat(text.replace("Z", "+00:00")) - EPOCH) // timedelta(microseconds=1)
+    return (datetime.fromisoformat(text) - EPOCH) // timedelta(microseconds=1)
 
 
 class Server:
@@ -312,6 +308,8 @@ class Audit:
         self.count = 0
         self.trees = {"events": Tree(), "fates": Tree()}
         self.marks: dict[str, list[tuple[Checkpoint, str]]] = {"events": [], "fates": []}
+        self.proven = {"events": (0, 0), "fates": (0, 0)}
+        """How far signed checkpoints go: the size of each log, and the newest command by then."""
         self.position = self.number = self.attestations = 0
         self.times = {"events": -(2**63), "fates": -(2**63)}
         self.versions: dict[str, int] = {}
@@ -322,8 +320,8 @@ class Audit:
         """By number, what a command's events tell: position, count, time, principal and for whom."""
         self.fates: list[tuple[int, tuple[Any, ...]]] = []
         """The same as fates tell it."""
-        self.alone = 0
-        """Events of other applications, which no command tells of."""
+        self.alone: list[int] = []
+        """Positions of events that no command tells of."""
 
     def differs(self, where: str, what: str) -> None:
         self.count += 1
@@ -340,16 +338,16 @@ class Audit:
         tree, marks = self.trees[log], self.marks[log]
         while marks and marks[0][0].size <= tree.size:
             checkpoint, what = marks.pop(0)
-            if tree.root() != checkpoint.root:
+            if tree.root() == checkpoint.root:
+                self.proven[log] = checkpoint.size, self.number
+            else:
                 self.differs(f"{log}, size {checkpoint.size}", f"the root is not that of {what}")
 
     def take(self, log: str, entry: bytes, leaf: bytes | None) -> None:
         where = f"{log}, entry {self.trees[log].size}"
-        computed = leaf_hash(entry)
+        computed = sha256(b"\x00" + entry)
         if leaf not in (None, computed):
             self.differs(where, "its bytes do not give its leaf hash")
-        self.trees[log].add(computed)
-        self.reach(log)
         try:
             # Behind zone and number, a fate has the length of its principal, and an attestation a number below 2^48.
             is_fate = entry[len(pack("s", self.zone)) + 8 :][:2] != bytes(2)
@@ -357,14 +355,11 @@ class Audit:
             zone, number, *fields = unpack(format, entry)
             if zone != self.zone:
                 raise ValueError("it is another zone's")
-            checks: dict[str, Callable[..., None]] = {
-                EVENT: self.event,
-                FATE: self.fate,
-                ATTESTATION: self.attestation,
-            }
-            checks[format](number, *fields)
+            {EVENT: self.event, FATE: self.fate, ATTESTATION: self.attestation}[format](number, *fields)
         except BROKEN as error:
             self.differs(where, f"it cannot be read: {error!r}")
+        self.trees[log].add(computed)
+        self.reach(log)
 
     def attestation(self, ordinal: int, after_number: int, *said: Any) -> None:
         self.attestations += 1
@@ -384,9 +379,9 @@ class Audit:
         self.in_time("events", at, where)
         known = json.loads(meta) if meta else {}
         if "command" not in known:
-            self.alone += 1
+            self.alone.append(position)
             if type in POSTINGS:
-                self.differs(where, "it moves value, and no command tells of it")
+                self.differs(where, "it moves value without a command")
             return
         place = (known["command"], known["i"], known["n"])
         command, i, n = self.open.get("place", (place[0], 0, place[2]))
@@ -435,10 +430,12 @@ class Audit:
         """Both logs were read to their ends: what one says of the other, and checkpoints of longer logs."""
         if self.open:
             self.differs(f"position {self.position}", f"the log ends within command {self.open['place'][0]}")
+        for position in self.alone if self.number else ():
+            self.differs(f"position {position}", "no command tells of it")
         before = 0
         for number, fate in self.fates:
             where, (position, events) = f"command {number} at position {fate[0]}", fate[:2]
-            if position != before + events and not (self.alone and position >= before):
+            if position != before + events:
                 self.differs(where, f"it was decided when the log stood at {before}")
             before = position
             told = self.told.pop(number, None)
@@ -456,14 +453,19 @@ class Audit:
 # Report
 
 
+def log_of(checkpoint: Checkpoint, zone: str) -> str | None:
+    ends = {"fates": f"/{zone}/fates", "events": f"/{zone}"}
+    return next((log for log, end in ends.items() if checkpoint.origin.endswith(end)), None)
+
+
 def audit(source: Export | Server, keys: list[Key], held: list[tuple[str, str]]) -> Audit:
     found = Audit(source.zone)
     kept = [(parse_checkpoint(note, path), path) for path, note in held]
     for checkpoint, path in kept:
         if not is_signed(checkpoint, keys):
             raise Unusable(f"{path} is not signed by a key that you trust (it is of {checkpoint.origin}).")
-        log = "fates" if checkpoint.origin.endswith("/fates") else "events"
-        if not checkpoint.origin.removesuffix("/fates").endswith(f"/{source.zone}"):
+        log = log_of(checkpoint, source.zone)
+        if log is None:
             raise Unusable(f"{path} is of {checkpoint.origin}, and not of zone {source.zone}.")
         found.expect(log, checkpoint, path)
     for log in ("events", "fates"):
@@ -471,8 +473,7 @@ def audit(source: Export | Server, keys: list[Key], held: list[tuple[str, str]])
             found.differs(log, "no signed checkpoint covers it")
             continue
         checkpoint = parse_checkpoint(source.checkpoints[log], f"The checkpoint of {log}")
-        suffix = f"/{source.zone}" + ("/fates" if log == "fates" else "")
-        if not is_signed(checkpoint, keys) or not checkpoint.origin.endswith(suffix):
+        if not is_signed(checkpoint, keys) or log_of(checkpoint, source.zone) != log:
             found.differs(log, "its checkpoint is not signed by a key that you trust")
         found.expect(log, checkpoint, "its signed checkpoint")
     for log, entry, leaf in source.entries():
@@ -481,23 +482,36 @@ def audit(source: Export | Server, keys: list[Key], held: list[tuple[str, str]])
     return found
 
 
-def report(found: Audit, source: Export | Server, held: int) -> None:
+def unproven(found: Audit) -> Iterator[str]:
+    """What stands behind the newest signed checkpoints."""
+    for log, tree in found.trees.items():
+        size, number = found.proven[log]
+        if log == "events" and size < tree.size:
+            yield f"events: positions {size + 1} to {tree.size} stand behind the newest signed checkpoint"
+        elif size < tree.size:
+            what = f"from command {number + 1} on" if number < found.number else "all of them attestations"
+            yield f"fates: the last {tree.size - size} entries, {what}, stand behind the newest signed checkpoint"
+
+
+def report(found: Audit, held: int) -> int:
     for line in found.differences:
         print(f"DIFFERS  {line}")
-    if found.count > len(found.differences):
-        print(f"DIFFERS  {found.count - len(found.differences)} more")
     if found.count:
         print(f"Zone {found.zone}: {found.count} differences. Nothing is proven.")
-        return
-    for log, tree in found.trees.items():
-        size = parse_checkpoint(source.checkpoints[log], log).size
-        print(f"PROVEN   {log}: of {tree.size} entries, the first {size} are those of the signed checkpoint")
+        return 1
+    behind = list(unproven(found))
+    for log, (size, _) in found.proven.items():
+        print(f"PROVEN   {log}: of {found.trees[log].size} entries, the first {size} are as they were signed")
+    word = "HOLDS " if behind else "PROVEN"  # Whoever wrote what was not signed can make it hold.
     accounts = sum(1 for amount in found.posted.values() if amount)
-    print(f"PROVEN   {found.position} positions, {len(found.versions)} streams: no gap, time never goes back")
-    print(f"PROVEN   debits equal credits in every command; {accounts} accounts, none but world below zero")
-    print(f"PROVEN   {found.number} commands and {found.attestations} attestations; events and fates agree")
+    print(f"{word}   {found.position} positions, {len(found.versions)} streams: no gap, time never goes back")
+    print(f"{word}   debits equal credits in every command; {accounts} accounts, none but world below zero")
+    print(f"{word}   {found.number} commands and {found.attestations} attestations; events and fates agree")
     if held:
         print(f"PROVEN   {held} checkpoints that you kept are of this history")
+    for line in behind:
+        print(f"NOT PROVEN  {line}")
+    return 3 if behind else 0
 
 
 def main() -> int:
@@ -513,15 +527,14 @@ def main() -> int:
     try:
         keys = [parse_vkey(text) for text in given.vkey]
         for key in keys[:]:  # A zone's key signs both of its logs; the name says which.
-            keys += [Key(f"{key.name.removesuffix('/fates')}{log}", key.public) for log in ("", "/fates")]
+            keys += [Key(n, key.public) for n in (f"{key.name}/fates", key.name.removesuffix("/fates"))]
         held = [(path, Path(path).read_text(encoding="utf-8")) for path in given.checkpoint]
         source = Export(given.export) if given.export else Server(given.url, given.api_key, given.zone)
         found = audit(source, keys, held)
     except (Unusable, OSError, UnicodeDecodeError) as error:
         print(f"UNUSABLE {error}", file=sys.stderr)
         return 2
-    report(found, source, len(held))
-    return 1 if found.count else 0
+    return report(found, len(held))
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def _without_default(shape: Shape) -> list[str]:
 
 def _of_kind(hint: Any, kind: Any) -> Json:
     if isinstance(kind, str):
-        personal = get_origin(hint) is Annotated and hint.__metadata__[0] == "personal"
+        personal = get_origin(hint) is Annotated and hint.__metadata__[0] in ("personal", "sealed")
         return KINDS[kind] | ({"x-personal": True} if personal else {})
     if "list" in kind:
         return {"type": "array", "items": _of_kind(get_args(hint)[0], kind["list"])}

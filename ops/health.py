@@ -85,7 +85,7 @@ class Health:
         async with self._pool.connection() as connection:
             signed = await (await connection.execute(SIGNED)).fetchall()
             archived = await (await connection.execute(ARCHIVED)).fetchall()
-        for zone, log, size, _, age_s, unsigned in signed:
+        for zone, log, size, _, age_s, unsigned, _ in signed:
             SIGNED_SIZE.labels(zone, log).set(size)
             UNSIGNED.labels(zone, log).set(unsigned)
             if age_s is not None:

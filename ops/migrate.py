@@ -1,4 +1,4 @@
-"""`fogbook migrate`: the schema, the tables of the projections, the rights of the role that Fogbook works in."""
+"""`fogbook migrate`: the schema, the tables of the projections, the rights of the roles that Fogbook works in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psycopg import sql
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ops.settings import APP_ROLE
+from ops.settings import APP_ROLE, SIGNER_ROLE
 from projections._schema import table_statements
 
 LEAST_POSTGRES = 150_000
@@ -53,25 +53,35 @@ def migrate(url: str) -> None:
         _grant(own)
 
 
+APP_GRANTS = (
+    "GRANT USAGE ON SCHEMA public, read, past TO {}",
+    "GRANT SELECT, INSERT ON events, commands, recorder_events TO {}",
+    "GRANT SELECT, INSERT, UPDATE ON heads, snapshots, timer_fates, recorder_tracking TO {}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, quarantine TO {}",
+    "GRANT SELECT, INSERT, UPDATE ON api_keys TO {}",
+    "REVOKE ALL ON trees, tiles, attestations, signing_keys, signed_checkpoints FROM {}",
+    "GRANT SELECT ON trees, tiles, attestations, signing_keys, signed_checkpoints, witnesses TO {}",
+    "GRANT UPDATE (wanted) ON trees TO {}",
+    "GRANT SELECT, INSERT ON cosignatures TO {}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON digests, archives TO {}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read, past TO {}",
+)
+
+# It reads what it signs, and takes nothing back.
+SIGNER_GRANTS = (
+    "GRANT USAGE ON SCHEMA public TO {}",
+    "GRANT SELECT ON heads, events, commands, checkpoints, digests, quarantine TO {}",
+    "GRANT SELECT, INSERT ON attestations, signing_keys, signed_checkpoints TO {}",
+    "GRANT SELECT, INSERT, UPDATE ON trees, tiles TO {}",
+)
+
+
 def _grant(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    role = sql.Identifier(APP_ROLE)
-    exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (APP_ROLE,)).fetchone()
-    if exists is None:
-        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
-    for statement in (
-        "GRANT USAGE ON SCHEMA public, read, past TO {}",
-        "GRANT SELECT, INSERT ON events, commands, recorder_events TO {}",
-        "GRANT SELECT, INSERT, UPDATE ON heads, snapshots, timer_fates, recorder_tracking TO {}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, quarantine TO {}",
-        "GRANT SELECT, INSERT, UPDATE ON api_keys TO {}",
-        "GRANT SELECT, INSERT ON signing_keys, signed_checkpoints, cosignatures, attestations TO {}",
-        "GRANT SELECT, INSERT, UPDATE ON trees, tiles TO {}",
-        "GRANT SELECT ON witnesses TO {}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON digests, archives TO {}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read, past TO {}",
-        "GRANT {} TO CURRENT_USER",
-    ):
-        connection.execute(sql.SQL(statement).format(role))
     login = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'fogbook'").fetchone()
-    if login is not None:
-        connection.execute(sql.SQL("GRANT {} TO fogbook").format(role))
+    for role, grants in ((APP_ROLE, APP_GRANTS), (SIGNER_ROLE, SIGNER_GRANTS)):
+        name = sql.Identifier(role)
+        if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(name))
+        members = ("GRANT {} TO CURRENT_USER", *(["GRANT {} TO fogbook"] if login else []))
+        for statement in (*grants, *members):
+            connection.execute(sql.SQL(statement).format(name))

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from commands._log import connection_options
-from ops.settings import APP_ROLE, Settings
+from ops.settings import APP_ROLE, SIGNER_ROLE, Settings
 
 
 @asynccontextmanager
@@ -47,7 +47,16 @@ async def open_pool(settings: Settings, name: str, size: int) -> AsyncIterator[A
 
 def connect(database_url: str, name: str, *, bounded: bool = True) -> psycopg.Connection[Any]:
     """One autocommit connection in Fogbook's role; `bounded=False` for long maintenance."""
-    options = connection_options(APP_ROLE)
+    return _connect(database_url, name, APP_ROLE, bounded)
+
+
+def connect_as_signer(database_url: str, name: str, *, bounded: bool = True) -> psycopg.Connection[Any]:
+    """The same in the role that signs."""
+    return _connect(database_url, name, SIGNER_ROLE, bounded)
+
+
+def _connect(database_url: str, name: str, role: str, bounded: bool) -> psycopg.Connection[Any]:
+    options = connection_options(role)
     if not bounded:
         options += " -c statement_timeout=0"
     return psycopg.connect(

@@ -8,7 +8,7 @@ sign with keys of their own: those that the log attests are retired there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -38,6 +38,7 @@ from ops.home import Refused, full_path, read_run
 from ops.imports import read_export
 from ops.migrate import migrate
 from ops.servers import start_servers
+from ops.verify._receipts import of_both_logs
 from projections._attestations import KEY, add, key_body
 from projections._notes import Checkpoint, NoteError, open_checkpoint, parse_key
 from projections._tree import Tree
@@ -91,14 +92,19 @@ class ReplayRefused(Refused):
 
 
 class Proof:
-    """Follows both logs leaf by leaf, and compares their trees with the checkpoints of the manifest."""
+    """Follows both logs leaf by leaf, and compares their trees with the checkpoints of the manifest.
 
-    def __init__(self, manifest: Manifest) -> None:
+    With keys that somebody trusts, these must have signed all of it. Otherwise the keys are those of the manifest:
+    that tells of harm to a file, and not whether it was forged as a whole.
+    """
+
+    def __init__(self, manifest: Manifest, trusted: Sequence[str] = ()) -> None:
+        self._is_trusted = bool(trusted)
         self._zone = zone_prefix(manifest.zone)
         self._trees = {log: Tree() for log in LOGS}
         self._leaves: dict[str, list[bytes]] = {log: [] for log in LOGS}
         self.checkpoints = {
-            log: _opened(note, manifest.verifier_keys)
+            log: _opened(note, trusted or manifest.verifier_keys)
             for log, note in manifest.checkpoints.items()
             if note is not None
         }
@@ -138,11 +144,19 @@ class Proof:
                     f"The checkpoint of {due.origin} was signed for {due.size} entries, not all are here."
                 )
             self._compare(log, due)
+        for log, count in self.unsigned().items() if self._is_trusted else ():
+            raise ReplayRefused(f"No checkpoint that a trusted key has signed covers the last {count} {log}.")
+
+    def unsigned(self) -> dict[str, int]:
+        """How many of the last entries of each log no checkpoint covers."""
+        signed = {log: checkpoint.size for log, checkpoint in self.checkpoints.items()}
+        sizes = {log: tree.size + len(self._leaves[log]) for log, tree in self._trees.items()}
+        return {log: size - signed.get(log, 0) for log, size in sizes.items() if size > signed.get(log, 0)}
 
 
-def _opened(note: str, keys: Iterable[str]) -> Checkpoint:
+def _opened(note: str, vkeys: Iterable[str]) -> Checkpoint:
     try:
-        return open_checkpoint(note, [parse_key(key) for key in keys])
+        return open_checkpoint(note, [key for vkey in vkeys for key in of_both_logs(parse_key(vkey))])
     except NoteError as error:
         raise ReplayRefused(f"The manifest's checkpoint is not signed as it should be: {error}") from error
 
@@ -247,6 +261,10 @@ class Filled:
     """Of the trees over all that was replayed, in hex."""
     checkpoints: dict[str, int] = field(default_factory=dict)
     """The sizes at which the trees were compared with a signed checkpoint."""
+    unsigned: dict[str, int] = field(default_factory=dict)
+    """How many entries stand behind them."""
+    trusted: bool = False
+    """Whether these checkpoints are signed by keys that somebody trusts; otherwise the file named its keys itself."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"recorded_at": rfc3339(self.recorded_at)}
@@ -299,8 +317,13 @@ class Keys:
         self.known[key.serial] = key
 
 
-def export_into(into: str, file: Path, at: str | None, zone: str | None, tick: Tick) -> Filled:
-    """Replay an export, or its beginning. Raises ExportRefused and ReplayRefused."""
+def export_into(
+    into: str, file: Path, at: str | None, zone: str | None, tick: Tick, trusted: Sequence[str] = ()
+) -> Filled:
+    """Replay an export, or its beginning. With keys to trust, only what they have signed is taken.
+
+    Raises ExportRefused and ReplayRefused.
+    """
     with read_export(file) as (manifest, entries):
         if zone not in (None, manifest.zone):
             raise ReplayRefused(f"{file} is an export of zone {manifest.zone}.")
@@ -310,9 +333,11 @@ def export_into(into: str, file: Path, at: str | None, zone: str | None, tick: T
             )
         if at is not None:
             # The checkpoints speak of all of it, so all of it is proven before its beginning is used.
-            manifest = cut(manifest, proven(Proof(manifest), entries), at)
+            manifest = cut(manifest, proven(Proof(manifest, trusted), entries), at)
+            trusted = ()
     with read_export(file) as (_, entries), installation(into) as url:
-        return fill(url, manifest, beginning(entries, manifest.position) if at else entries, tick)
+        entries = beginning(entries, manifest.position) if at else entries
+        return fill(url, manifest, entries, tick, trusted)
 
 
 def log_into(into: str, connection: psycopg.Connection[Any], zone: str, at: str | None, tick: Tick) -> Filled:
@@ -323,9 +348,11 @@ def log_into(into: str, connection: psycopg.Connection[Any], zone: str, at: str 
             return fill(url, manifest, stored_entries(connection, manifest), tick)
 
 
-def fill(url: str, manifest: Manifest, entries: Iterable[Entry], tick: Tick) -> Filled:
+def fill(
+    url: str, manifest: Manifest, entries: Iterable[Entry], tick: Tick, trusted: Sequence[str] = ()
+) -> Filled:
     """Copy the entries into the zone, which must be empty: all of them or none. Raises ReplayRefused."""
-    proof, filled, keys = Proof(manifest), Filled(manifest.zone), Keys()
+    proof, filled, keys = Proof(manifest, trusted), Filled(manifest.zone, trusted=bool(trusted)), Keys()
     with psycopg.connect(url, connect_timeout=5, application_name="fogbook replay") as connection:
         try:
             with connection.transaction():
@@ -355,6 +382,7 @@ def fill(url: str, manifest: Manifest, entries: Iterable[Entry], tick: Tick) -> 
             ) from error
         connection.autocommit = True
         connection.execute("ANALYZE events, commands, attestations")
+    filled.unsigned = proof.unsigned()
     filled.roots = {log: proof.root(log).hex() for log in LOGS}
     filled.checkpoints = {log: checkpoint.size for log, checkpoint in proof.checkpoints.items()}
     return filled

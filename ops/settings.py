@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 APP_ROLE = "fogbook_app"
 """The database role that Fogbook works in: it may append events, never change or remove them."""
 
+SIGNER_ROLE = "fogbook_signer"
+"""The role of whoever signs checkpoints: it alone may add to trees, attestations, keys and signed checkpoints."""
+
 
 class Settings(BaseSettings):
     """Every setting is an environment variable, `FOGBOOK_...` unless another name is usual."""
@@ -39,6 +42,9 @@ class Settings(BaseSettings):
     min_position_wait_s: float = 5.0
     log_origin: str = ""
     """What the names of the zones' logs begin with in checkpoints; follows from the pepper where it is not set."""
+    signed: Path | None = None
+    """The folder where the archivist keeps what it signed last (ops/signed.py): never in the database's backups.
+    HOME/signed, if there is such a folder, where it is not set."""
     checkpoint_every_s: float = Field(default=10.0, gt=0)
     """How often zones that have moved get a signed checkpoint."""
     archive: bool = True

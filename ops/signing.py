@@ -15,9 +15,22 @@ import psycopg
 from commands._signatures import installation, log_key
 from ops.home import Refused
 from ops.settings import Settings, SettingsIncomplete
-from projections._attestations import KEY, add, key_body
+from projections._attestations import FORK, KEY, add, fork_body, key_body
+from projections._kept import Keeper, Kept
 from projections._notes import COSIGNATURE, ED25519, NoteError, parse_key, verifier_key
-from projections._transparency import FATES, LOGS, Signed, Unsignable, begin, extend_and_sign, lock
+from projections._transparency import (
+    FATES,
+    LOGS,
+    Forked,
+    Signed,
+    Unsignable,
+    begin,
+    check_kept,
+    extend_and_sign,
+    lock,
+    origin_of,
+)
+from projections._tree import EMPTY_ROOT
 
 MOST_LIVE_KEYS = 8
 """Each of them signs every checkpoint."""
@@ -33,6 +46,11 @@ ADD_KEY = "INSERT INTO signing_keys (zone, serial, public_key) VALUES (%s, %s, %
 RETIRE = """
 UPDATE signing_keys SET retired_at = clock_timestamp()
 WHERE zone = %s AND serial = %s AND retired_at IS NULL RETURNING public_key
+"""
+
+RETIRE_ALL = """
+UPDATE signing_keys SET retired_at = clock_timestamp()
+WHERE zone = %s AND retired_at IS NULL RETURNING serial, public_key
 """
 
 ORIGINS = "SELECT log, origin FROM trees WHERE zone = %s"
@@ -96,11 +114,18 @@ def _keys(connection: psycopg.Connection[Any], zone: str) -> list[Key]:
     return [Key(*row) for row in connection.execute(KEYS, (zone,))]
 
 
-def rotate(connection: psycopg.Connection[Any], pepper: bytes, origin: str, zone: str) -> int:
+def rotate(
+    connection: psycopg.Connection[Any],
+    pepper: bytes,
+    origin: str,
+    zone: str,
+    keeper: Keeper | None = None,
+) -> int:
     """Add a key, which signs beside the others from now on; returns its serial number."""
     with _refusing(), connection.transaction():
         begin(connection, pepper, origin, zone)
-        lock(connection, zone, FATES)
+        for log in LOGS:
+            check_kept(connection, origin, lock(connection, zone, log), keeper)
         keys = _keys(connection, zone)
         if sum(key.retired_at is None for key in keys) >= MOST_LIVE_KEYS:
             raise SigningRefused(f"Zone {zone} has {MOST_LIVE_KEYS} signing keys: retire one first.")
@@ -130,11 +155,57 @@ def retire(owner: psycopg.Connection[Any], zone: str, serial: int) -> None:
 
 
 def checkpoint_now(
-    connection: psycopg.Connection[Any], pepper: bytes, origin: str, zone: str
+    connection: psycopg.Connection[Any],
+    pepper: bytes,
+    origin: str,
+    zone: str,
+    keeper: Keeper | None = None,
 ) -> dict[str, Signed]:
     """Extend and sign both logs of a zone. Raises SigningRefused."""
     with _refusing():
-        return extend_and_sign(connection, pepper, origin, zone)
+        return extend_and_sign(connection, pepper, origin, zone, keeper=keeper)
+
+
+def begin_anew(
+    owner: psycopg.Connection[Any], pepper: bytes, origin: str, zone: str, keeper: Keeper | None
+) -> int:
+    """Let a log that does not continue what was signed be signed all the same, by a key that signed nothing yet;
+    returns its serial number.
+
+    The log attests what was signed last of the one that is gone. All older keys are retired, and never sign again.
+    """
+    if keeper is None:
+        raise SigningRefused("Nothing says what was signed before: set FOGBOOK_SIGNED.")
+    with _refusing(), keeper.alone():
+        with owner.transaction():
+            begin(owner, pepper, origin, zone)
+            gone = _forked(owner, origin, zone, keeper)
+            serial = 1 + max([k.serial for k in _keys(owner, zone)] + [k.serial for k in gone.values()])
+            retired = owner.execute(RETIRE_ALL, (zone,)).fetchall()
+            public_key = log_key(pepper, zone, serial).public_key().public_bytes_raw()
+            owner.execute(ADD_KEY, (zone, serial, public_key))
+            add(owner, zone, FORK, [fork_body({log: (k.size, k.root) for log, k in gone.items()})])
+            said = [key_body("retired", *key) for key in retired] + [key_body("added", serial, public_key)]
+            add(owner, zone, KEY, said)
+        # Only now: until all of this is stored, it is for the operator to begin anew once more.
+        for log in LOGS:
+            keeper.keep(Kept(origin_of(origin, zone, log), 0, EMPTY_ROOT, serial, serial))
+    return serial
+
+
+def _forked(owner: psycopg.Connection[Any], origin: str, zone: str, keeper: Keeper) -> dict[str, Kept]:
+    """What was signed last of each log; both trees are locked. Raises SigningRefused where they continue it."""
+    found, forked = {}, False
+    for log in LOGS:
+        try:
+            kept = check_kept(owner, origin, lock(owner, zone, log), keeper)
+        except Forked:
+            kept, forked = keeper.last(origin_of(origin, zone, log)), True
+        if kept is not None:
+            found[log] = kept
+    if not forked:
+        raise SigningRefused(f"The logs of zone {zone} continue what was signed: nothing is to begin anew.")
+    return found
 
 
 def write_note(path: Path, note: str) -> None:

@@ -160,6 +160,8 @@ def up(
         (home / "log").mkdir(mode=0o700, exist_ok=True)
         if settings.subject_keys is None:
             (home / "subjects").mkdir(mode=0o700, exist_ok=True)
+        if settings.signed is None:
+            (home / "signed").mkdir(mode=0o700, exist_ok=True)
         listening = undo.enter_context(_listen(settings.host, port, say))
         servers = _servers(settings, home, undo, say)
         database_url = servers.database_url if servers else settings.database_url

@@ -33,6 +33,8 @@ class ZoneRefused(Refused):
 
 def ensure_zone(database_url: str, zone: str, clock: str = "real", starts_at: datetime | None = None) -> bool:
     """Make the zone unless it exists; True when it is new. Raises ZoneRefused when its clock is another."""
+    if zone == "fates":
+        raise ZoneRefused("No zone may be called fates: second logs are, and its log could be taken for one.")
     if not ZONE.match(zone):
         raise ZoneRefused("A zone's name is 1 to 63 of the characters a-z 0-9 . _ -")
     if starts_at is not None and clock != "manual":

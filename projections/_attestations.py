@@ -1,8 +1,9 @@
 """The second log of a zone: fates of commands and, between them, attestations.
 
-An attestation says what stood beyond the logs at that moment: the digest of a read model, or that a signing key was
-added or retired. Attestation `ordinal` (from 1) stands behind fate `after_number`; so its index in the log is
-after_number + ordinal - 1, and that of fate n is n - 1 + the attestations that stand behind earlier fates.
+An attestation says what stood beyond the logs at that moment: the digest of a read model, that a signing key was
+added or retired, or that the logs do not continue what was signed before. Attestation `ordinal` (from 1) stands behind
+fate `after_number`; so its index in the log is after_number + ordinal - 1, and that of fate n is n - 1 + the
+attestations that stand behind earlier fates.
 
 Whoever adds one holds the lock of the zone's row of `trees` for `fates`, so ordinals are gapless and no attestation
 ever comes to stand within what the tree already holds.
@@ -20,6 +21,7 @@ from commands._codec import attestation_leaf, encode_json, microseconds, zone_pr
 
 READ_MODEL = "read-model"
 KEY = "key"
+FORK = "fork"
 MOST_LISTED = 2_000
 """Of quarantined positions; further ones are counted, since an entry has at most 65,535 bytes."""
 LOOK_BACK = 10_000
@@ -162,6 +164,11 @@ def read_model_body(
     if len(quarantined) > MOST_LISTED:
         body["quarantined_more"] = len(quarantined) - MOST_LISTED
     return encode_json(body)
+
+
+def fork_body(signed: dict[str, tuple[int, bytes]]) -> bytes:
+    """That the logs go on from here instead of what was signed last before: the sizes and roots by log."""
+    return encode_json({log: {"size": size, "root": root.hex()} for log, (size, root) in signed.items()})
 
 
 def key_body(act: str, serial: int, public_key: bytes) -> bytes:

@@ -3,15 +3,20 @@
 A tree's row in `trees` is locked while it grows, is attested to, or is signed: any number of processes may do so at
 once, and one that is killed leaves nothing half done. Nothing is signed that contradicts what was signed before or
 what the tiles hold; that the leaf hashes are those of what is stored is for auditors to check.
+
+A database that is restored forgets what was signed since. So the last of it is kept outside as well (`Kept`): a second
+tree of the same name and size, under the same key, would be a fork, and no note of this log could be trusted any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commands._signatures import log_key
 from projections._attestations import (
@@ -21,6 +26,7 @@ from projections._attestations import (
     attestations_within,
     key_body,
 )
+from projections._kept import Keeper, Kept
 from projections._notes import Checkpoint, sign_checkpoint
 from projections._tree import (
     EMPTY_ROOT,
@@ -98,6 +104,8 @@ SELECT size, root, note, signed_at FROM signed_checkpoints WHERE zone = %s AND l
 ORDER BY size DESC, signed_at DESC LIMIT 1
 """
 
+SAID_WELL = "UPDATE trees SET refused = '' WHERE zone = %s AND refused <> ''"
+
 PUBLISH = """
 INSERT INTO signed_checkpoints (zone, log, size, root, note, signed_at)
 VALUES (%s, %s, %s, %s, %s, clock_timestamp()) RETURNING signed_at
@@ -118,6 +126,14 @@ class TreeBroken(Unsignable):
 
 class WrongSecret(Unsignable):
     """The installation's secret is not the one that its signing keys were derived from."""
+
+
+class Forked(Unsignable):
+    """The tree does not continue the one that was signed last: the database was restored, or is another one."""
+
+
+class WrongOrigin(Unsignable):
+    """The tree is stored under another name than this installation gives it."""
 
 
 class Signed(NamedTuple):
@@ -141,7 +157,13 @@ class Locked(NamedTuple):
 
 
 def extend_and_sign(
-    connection: psycopg.Connection[Any], pepper: bytes, origin: str, zone: str, *, attesting: bool = True
+    connection: psycopg.Connection[Any],
+    pepper: bytes,
+    origin: str,
+    zone: str,
+    *,
+    attesting: bool = True,
+    keeper: Keeper | None = None,
 ) -> dict[str, Signed]:
     """Bring both trees up to the logs' heads and publish checkpoints of them, by log. Raises Unsignable.
 
@@ -154,7 +176,14 @@ def extend_and_sign(
         attest(connection, zone)
     extend(connection, zone, FATES)
     extend(connection, zone, EVENTS)
-    return {log: sign(connection, pepper, zone, log) for log in LOGS}
+    signed = {log: sign(connection, pepper, origin, zone, log, keeper) for log in LOGS}
+    connection.execute(SAID_WELL, (zone,))
+    return signed
+
+
+def origin_of(origin: str, zone: str, log: str) -> str:
+    """The name of a log, which its checkpoints begin with."""
+    return f"{origin}/{zone}" if log == EVENTS else f"{origin}/{zone}/{log}"
 
 
 def begin(connection: psycopg.Connection[Any], pepper: bytes, origin: str, zone: str) -> None:
@@ -301,24 +330,67 @@ def attest(connection: psycopg.Connection[Any], zone: str) -> int:
         return attest_read_models(connection, zone)
 
 
-def sign(connection: psycopg.Connection[Any], pepper: bytes, zone: str, log: str) -> Signed:
+def sign(
+    connection: psycopg.Connection[Any],
+    pepper: bytes,
+    origin: str,
+    zone: str,
+    log: str,
+    keeper: Keeper | None = None,
+) -> Signed:
     """Publish a checkpoint of the tree, signed by every key that is not retired. Raises Unsignable.
 
     Ed25519 is deterministic (RFC 8032): where neither the tree nor the keys have changed, the note is the newest
     one that was published, and stays so.
     """
-    with connection.transaction():
+    with connection.transaction(), keeper.alone() if keeper else nullcontext():
         locked = lock(connection, zone, log)
         newest = connection.execute(NEWEST, (zone, log)).fetchone()
         if newest is not None:
             _check_grown(connection, locked, *newest[:2])
+        keys = _keys(connection, pepper, zone)
         checkpoint = Checkpoint(locked.origin, locked.tree.size, locked.root)
-        note = sign_checkpoint(checkpoint, [*_keys(connection, pepper, zone)])
+        kept = check_kept(connection, origin, locked, keeper)
+        if keeper is not None:  # Before anybody can see the note: a crash in between forgets nothing.
+            _keep(keeper, kept, checkpoint, [*keys])
+        note = sign_checkpoint(checkpoint, [*keys.values()])
         if newest is not None and newest[2] == note:
             return Signed(checkpoint.size, checkpoint.root, note, newest[3], False)
         row = connection.execute(PUBLISH, (zone, log, checkpoint.size, checkpoint.root, note)).fetchone()
         assert row is not None
         return Signed(checkpoint.size, checkpoint.root, note, row[0], True)
+
+
+def check_kept(
+    connection: psycopg.Connection[Any], origin: str, locked: Locked, keeper: Keeper | None
+) -> Kept | None:
+    """What is known of the log outside of the database. Raises WrongOrigin, and Forked where the tree differs."""
+    if locked.origin != origin_of(origin, locked.zone, locked.log):
+        raise WrongOrigin(
+            f"The log {locked.origin} is not of this installation, which is named {origin}: FOGBOOK_LOG_ORIGIN or "
+            f"FOGBOOK_PEPPER is another one than it was."
+        )
+    kept = keeper.last(locked.origin) if keeper else None
+    if kept is None:
+        return None
+    rows = connection.execute(LIVE_KEYS, (locked.zone,)).fetchall()
+    if (
+        locked.tree.size < kept.size
+        or root_at(connection, locked.zone, locked.log, kept.size) != kept.root
+        or any(serial < kept.begun for serial, _ in rows)
+    ):
+        raise Forked(
+            f"{locked.origin} does not continue what was signed, {kept.size} leaves: its database was restored, or is "
+            f"another one. Bring back the right one, or begin anew: `fogbook checkpoint --begin-anew`."
+        )
+    return kept
+
+
+def _keep(keeper: Keeper, before: Kept | None, checkpoint: Checkpoint, serials: list[int]) -> None:
+    begun, serial = (before.begun, before.serial) if before else (0, 0)
+    now = Kept(checkpoint.origin, checkpoint.size, checkpoint.root, begun, max(serial, *serials))
+    if now != before:
+        keeper.keep(now)
 
 
 def _check_grown(connection: psycopg.Connection[Any], locked: Locked, size: int, root: bytes) -> None:
@@ -329,14 +401,15 @@ def _check_grown(connection: psycopg.Connection[Any], locked: Locked, size: int,
         raise TreeBroken(f"The tree of {locked.origin} is not the one that was signed at {size} leaves.")
 
 
-def _keys(connection: psycopg.Connection[Any], pepper: bytes, zone: str) -> Iterable[Any]:
-    rows = connection.execute(LIVE_KEYS, (zone,)).fetchall()
-    if not rows:
-        raise Unsignable(f"Zone {zone} has no signing key that is not retired.")
-    for serial, public_key in rows:
-        key = log_key(pepper, zone, serial)
+def _keys(connection: psycopg.Connection[Any], pepper: bytes, zone: str) -> dict[int, Ed25519PrivateKey]:
+    """The keys that sign, by their serial numbers. Raises Unsignable."""
+    found = {}
+    for serial, public_key in connection.execute(LIVE_KEYS, (zone,)).fetchall():
+        found[serial] = key = log_key(pepper, zone, serial)
         if key.public_key().public_bytes_raw() != public_key:
             raise WrongSecret(
                 f"Signing key {serial} of zone {zone} does not follow from this FOGBOOK_PEPPER."
             )
-        yield key
+    if not found:
+        raise Unsignable(f"Zone {zone} has no signing key that is not retired.")
+    return found

@@ -27,6 +27,7 @@ from starlette.responses import Response
 
 from commands._codec import cache, encode_json
 from commands._models import KINDS
+from commands._subjects import MARK
 from domain.ledger import owner_of, wallet_of
 from ops.access import Access, Caller
 from ops.problems import Problem
@@ -414,12 +415,14 @@ class QueryApi:
     def _response(
         self, position: int, items: str, following: str | None, quarantined: int, etag: str
     ) -> Response:
+        # What is opened here may be erased while the position stays: nobody keeps it, and no tag says it still holds.
+        sealed = MARK in items
         headers = {
             "fogbook-position": str(position),
-            "cache-control": "private, no-cache",
+            "cache-control": "private, no-store" if sealed else "private, no-cache",
             "vary": "Authorization, Fogbook-Zone",
         }
-        if etag:
+        if etag and not sealed:
             headers["etag"] = etag
         body = b'{"position":%d,"items":%b,"next":%b,"quarantined":%d}' % (
             position,

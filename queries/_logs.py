@@ -17,7 +17,7 @@ from commands._codec import (
     EntryTooLarge,
     attestation_entry,
     event_entry,
-    fate_entry,
+    hashed_fate_entry,
     microseconds,
     zone_prefix,
 )
@@ -76,7 +76,8 @@ WHERE zone = %(zone)s AND position > %(first)s AND position <= %(end)s ORDER BY 
 """
 
 FATES_BETWEEN = """
-SELECT number, principal, act_as, key, request, if_match, status, answer, position, events, recorded_at
+SELECT number, principal, act_as, key, sha256(request), if_match, status, sha256(answer), position, events,
+       recorded_at
 FROM commands WHERE zone = %(zone)s AND number > %(first)s AND number <= %(end)s ORDER BY number
 """
 
@@ -186,7 +187,7 @@ class Log:
         before = first - (int(earlier[0][0]) if earlier else 0)
         last = before + end - first - len(placed)
         fates = [
-            fate_entry(zone, *(*fate, microseconds(at)))
+            hashed_fate_entry(zone, *(*fate, microseconds(at)))
             for *fate, at in await self._rows(FATES_BETWEEN, first=before, end=last)
         ]
         rest = iter(fates)

@@ -145,8 +145,8 @@ def parse_event(entry: bytes) -> EventEntry:
 # Checking
 
 
-def check_receipt(receipt: Any, vkeys: Iterable[str]) -> None:
-    """Whether the receipt proves what it says to somebody who trusts these keys of the zone's two logs.
+def check_receipt(receipt: Any, vkeys: Iterable[str]) -> FateEntry:
+    """What the receipt proves to somebody who trusts these keys of the zone's two logs: the command's fate.
 
     Raises BadReceipt, and NoteError and BadProof where a checkpoint or a proof in it fails.
     """
@@ -174,6 +174,7 @@ def check_receipt(receipt: Any, vkeys: Iterable[str]) -> None:
     if [each.position for each in shown] != list(range(first, known.position + 1)):
         raise BadReceipt("The events do not stand at the positions that the fate names.")
     _check_answer(_bytes(fate["answer"], "The answer"), known, id, shown)
+    return known
 
 
 def _check_event(
@@ -193,11 +194,13 @@ def _check_event(
 
 
 def _check_answer(answer: bytes, fate: FateEntry, id: str, events: Sequence[EventEntry]) -> None:
-    """That an accepted command's answer told what the log holds."""
+    """That the answer told what the log holds."""
     told = _json(answer, "The answer")
     if fate.status != ACCEPTED:
         if fate.events:
             raise BadReceipt("A refused command has no events.")
+        if (told.get("status"), told.get("position", fate.position)) != (fate.status, fate.position):
+            raise BadReceipt("The answer did not tell how the command was refused.")
         return
     held = [
         (each.position, each.stream, each.version, each.type, _json(each.data, "Data")) for each in events

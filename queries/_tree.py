@@ -17,6 +17,8 @@ from queries._past import Past
 
 MOST_OF_TREE = 20_000
 """Commands of one tree that are looked for."""
+MOST_CLIMBED = 10_000
+"""Causes above one command that are looked for."""
 MOST_DUE = 200
 MOST_ATTEMPTS = 100
 """Attempts of one timer that are looked for, the last ones."""
@@ -29,6 +31,26 @@ SELECT generation, position FROM checkpoints WHERE zone = %(zone)s AND projectio
 CAUSED = """
 SELECT number, caused_by, correlation FROM read.lineage
 WHERE zone = %(zone)s AND generation = %(generation)s AND number = %(number)s
+"""
+
+# From a command up to its cause, and so on, as `above` says; the last one that was reached.
+CLIMB = """
+WITH RECURSIVE up(number, caused_by, correlation, step) AS (
+    SELECT number, caused_by, correlation, 1 FROM read.lineage
+    WHERE zone = %(zone)s AND generation = %(generation)s AND number = %(number)s
+    UNION ALL
+    SELECT l.number, l.caused_by, l.correlation, up.step + 1 FROM up
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN up.correlation ~ %(id)s THEN substr(up.correlation, 2)::bigint END AS correlation,
+               CASE WHEN up.caused_by ~ %(id)s THEN substr(up.caused_by, 2)::bigint END AS caused_by
+    ) named
+    JOIN read.lineage l ON l.zone = %(zone)s AND l.generation = %(generation)s AND l.number = CASE
+        WHEN named.correlation < up.number THEN named.correlation
+        WHEN up.correlation = '' OR named.correlation IS NOT NULL THEN named.caused_by END
+        AND l.number < up.number
+    WHERE up.step < %(most)s
+)
+SELECT number, caused_by, correlation, step FROM up ORDER BY step DESC LIMIT 1
 """
 
 CAUSED_BY = """
@@ -101,6 +123,15 @@ def timer_of(key: str, causation: str = "") -> dict[str, Any] | None:
     return {"id": timer, "attempt": attempt}
 
 
+def above(number: int, caused_by: str, correlation: str) -> int | None:
+    """The command that a command of this number followed from: an earlier one, whatever it names."""
+    for name in (correlation, caused_by):
+        found = command_number(name)
+        if found is not None and found < number:
+            return found
+    return None
+
+
 def _text(stored: bytes, kind: Any, name: str) -> str:
     try:
         return str(getattr(msgspec.json.decode(stored, type=kind), name))
@@ -168,39 +199,43 @@ class Commands:
 
     async def correlation_of(self, id: str, generation: int) -> str:
         """The correlation whose tree holds a command; a name that is no command's id is one itself.
-        Raises Problem 404."""
+        Raises Problem 404 and 422."""
         number = command_number(id)
         if number is None:
             return id
         if not await self._rows(SUMMARIES, numbers=[number]):
             raise Problem(404, "command-not-found", "The log holds no such command.")
-        while True:  # Causes are earlier commands, so this ends.
-            _, caused_by, correlation = await self._cause(number, generation)
-            for name in (correlation, caused_by):
-                above = command_number(name)
-                if name and above is None:
-                    if name == correlation:
-                        return name
-                elif above is not None and above < number:
-                    number = above
-                    break
-            else:
+        left = MOST_CLIMBED
+        while left > 0:
+            number, caused_by, correlation, steps = await self._climb(number, generation, left)
+            if correlation and command_number(correlation) is None:
+                return correlation
+            found = above(number, caused_by, correlation)
+            if found is None:
                 return f"c{number}"
+            number, left = found, left - steps
+        raise Problem(
+            422,
+            "lineage-too-deep",
+            "More causes stand above this command than are looked for.",
+            most=str(MOST_CLIMBED),
+        )
 
-    async def _cause(self, number: int, generation: int) -> tuple[int, str, str]:
-        rows = await self._rows(CAUSED, number=number, generation=generation)
-        if rows:
-            return rows[0][0], rows[0][1], rows[0][2]
+    async def _climb(self, number: int, generation: int, most: int) -> tuple[int, str, str, int]:
+        """The command that the causes above one lead to, what that one names, and how many they are."""
+        values = {"number": number, "generation": generation, "id": "^c[1-9][0-9]{0,17}$", "most": most}
+        for row in await self._rows(CLIMB, **values):
+            return row[0], row[1], row[2], row[3]
         ((_, principal, _, key, *_),) = await self._rows(SUMMARIES, numbers=[number])
         timer = timer_of(key)
         if timer is not None:  # One without events: its timer, or a later attempt, knows.
             for row in await self._rows(OF_TIMER, timer=timer["id"], most=1):
-                return number, row[4], row[5]
+                return number, row[4], row[5], 1
             keys = [f"timer:{timer['id']}:{timer['attempt'] + i}" for i in range(1, MOST_ATTEMPTS)]
             for later, _ in await self._rows(BY_KEY, principals=[principal], keys=keys):
                 for row in await self._rows(CAUSED, number=later, generation=generation):
-                    return number, row[1], row[2]
-        return number, "", ""
+                    return number, row[1], row[2], 1
+        return number, "", "", 1
 
     async def tree(self, correlation: str, generation: int) -> Tree:
         """Every command under a correlation. Raises Problem 404."""

@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from commands._codec import command_number
+from commands._signatures import log_key
 from ops.access import Caller
 from ops.problems import Problem
 from ops.web import App, body_of, headers_of
@@ -106,6 +107,7 @@ class Receipts:
         if not rows:
             await past.head()
         witnesses = await past.rows(WITNESSES, {})
+        pepper = self._api().access.pepper
         return as_json(
             {
                 "zone": past.zone,
@@ -119,6 +121,8 @@ class Receipts:
                         "retired_at": rfc3339(retired_at) if retired_at else None,
                     }
                     for log, origin, serial, public_key, created_at, retired_at in rows
+                    # Whoever can write into the table can put a key there; only ours follow from the secret.
+                    if public_key == log_key(pepper, past.zone, serial).public_key().public_bytes_raw()
                 ],
                 "witnesses": [{"name": name, "vkey": vkey} for name, vkey in witnesses],
             }

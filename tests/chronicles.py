@@ -134,7 +134,7 @@ def archive(database: Database) -> None:
 
 
 def publish(database: Database, zone: str = ZONE, secret: bytes = SECRET) -> dict[str, str]:
-    with database.connect() as connection:
+    with database.signer() as connection:
         signed = extend_and_sign(connection, secret, ORIGIN, zone)
     return {log: each.note for log, each in signed.items()}
 
@@ -226,7 +226,7 @@ def _command(said: Said, key: str) -> Command:
 
 def _turn_keys(database: Database, features: Features, part: int) -> None:
     if features.rotated and part == 0:
-        with database.connect() as connection:
+        with database.signer() as connection:
             rotate(connection, SECRET, ORIGIN, ZONE)
     if features.rotated and features.retired and part == 1:
         with database.superuser() as connection:

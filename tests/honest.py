@@ -82,7 +82,7 @@ def archive(database: Database) -> None:
 
 
 def publish(database: Database, zone: str = "main") -> dict[str, str]:
-    with database.connect() as connection:
+    with database.signer() as connection:
         signed = extend_and_sign(connection, PEPPER.encode(), ORIGIN, zone)
     return {log: each.note for log, each in signed.items()}
 
@@ -110,7 +110,7 @@ def play(database: Database) -> dict[str, str]:
     moves.insert(100, command(Transfer("wallet:ben", "wallet:ana", 10**6), "ben", "too much"))
     assert issue(database, moves).count(200) == TRANSFERS
     follow(database)
-    with database.connect() as connection:
+    with database.signer() as connection:
         assert rotate(connection, PEPPER.encode(), ORIGIN, "main") == 2
     kept = publish(database)
     with database.superuser() as connection:

@@ -168,7 +168,7 @@ def follow(database: Database) -> None:
 
 def sign(database: Database) -> None:
     follow(database)
-    with database.connect() as connection:
+    with database.signer() as connection:
         checkpoint_now(connection, SECRET, ORIGIN, "main")
 
 

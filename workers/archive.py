@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
@@ -16,12 +16,11 @@ import psycopg
 import structlog
 
 from projections._archives import Archives, Place
-from projections._engine import HandlerFailed
 
 LOOK_EVERY_S = 0.2
 MOST_PAUSE_S = 5.0
 FAILED_PAUSE_S = 60.0
-"""A projection whose handler raised, or whose rows the database does not take, is not tried again sooner."""
+"""What is broken is not tried again sooner: a projection of a zone, or all of them where its log cannot be read."""
 
 log = structlog.get_logger("fogbook.archive")
 
@@ -67,12 +66,15 @@ class Archive:
         for place in places:
             if self.stopping.is_set():
                 return False
-            if archives.begin(place) or archives.sweep(place):
-                moved = True
-            elif place.live_position > place.position:
-                due.append(place)
-            else:
-                moved = archives.swap(place) or moved
+            try:
+                if archives.begin(place) or archives.sweep(place):
+                    moved = True
+                elif place.live_position > place.position:
+                    due.append(place)
+                else:
+                    moved = archives.swap(place) or moved
+            except Exception as error:
+                self._pause([place], error)
         due.sort(key=_where)
         for (zone, position), group in groupby(due, _where):
             moved = self._advance(archives, zone, position, list(group)) or moved
@@ -82,23 +84,35 @@ class Archive:
         """Places that stand together share what is read."""
         if self.stopping.is_set():
             return False
-        records = archives.read(zone, position)
+        try:
+            records = archives.read(zone, position)
+        except Exception as error:
+            self._pause(group, error)
+            return False
         moved = False
         for place in group:
             if self.stopping.is_set():
                 return False
             try:
                 moved = archives.advance(place, records) > 0 or moved
-            except (HandlerFailed, psycopg.DataError, psycopg.IntegrityError) as error:
-                self._failed[place.zone, place.projection] = time.monotonic() + FAILED_PAUSE_S
-                log.error(
-                    "archive_failed",
-                    zone=place.zone,
-                    projection=place.projection,
-                    at=str(error),
-                    error=repr(error.__cause__),
-                )
+            except Exception as error:
+                self._pause([place], error)
         return moved
+
+    def _pause(self, places: Iterable[Place], error: Exception) -> None:
+        """Somebody has to look at it; until then the other places go on. Raises the error where it is not theirs."""
+        if self._connection is None or self._connection.closed:
+            raise error
+        for place in places:
+            self._failed[place.zone, place.projection] = time.monotonic() + FAILED_PAUSE_S
+            log.critical(
+                "archive_failed",
+                zone=place.zone,
+                projection=place.projection,
+                kind=type(error).__name__,
+                at=str(error),
+                error=repr(error.__cause__),
+            )
 
     def close(self) -> None:
         connection, self._connection, self._archives = self._connection, None, None

@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 import structlog
 
-from ops.pool import connect
+from ops.pool import connect, connect_as_signer
 from ops.settings import Settings, SettingsIncomplete
+from ops.signed import SignedFolder
 from ops.signing import log_origin
 from workers.archive import Archive
 from workers.checkpoints import Checkpoints
@@ -33,13 +34,19 @@ def keep_archive(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopping.set())
 
-    def open_connection(bounded: bool = True) -> psycopg.Connection[Any]:
-        return connect(settings.database_url, "fogbook archivist", bounded=bounded)
+    def as_signer() -> psycopg.Connection[Any]:
+        return connect_as_signer(settings.database_url, "fogbook archivist")
 
-    checkpoints = Checkpoints(open_connection, pepper, origin, settings.checkpoint_every_s, stopping)
+    def unbounded() -> psycopg.Connection[Any]:
+        return connect(settings.database_url, "fogbook archivist", bounded=False)
+
+    keeper = SignedFolder(settings.signed.expanduser()) if settings.signed else None
+    if keeper is None:
+        log.warning("forks_go_unnoticed", reason="FOGBOOK_SIGNED names no folder that survives a restore.")
+    checkpoints = Checkpoints(as_signer, pepper, origin, settings.checkpoint_every_s, stopping, keeper)
     loops = [checkpoints.run]
     if settings.archive:
-        loops.append(Archive(lambda: open_connection(bounded=False), stopping).run)
+        loops.append(Archive(unbounded, stopping).run)
     log.info("archivist_started", origin=origin, archive=settings.archive)
     if not run_all(loops, stopping):
         raise SystemExit(1)

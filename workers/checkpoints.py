@@ -10,11 +10,14 @@ from typing import Any
 import psycopg
 import structlog
 
+from projections._kept import Keeper
 from projections._transparency import Signed, Unsignable, extend_and_sign
 
 LOOK_EVERY_S = 0.1
 AGAIN_S = 1.0
 """Until the next attempt, where the database is away or a tree may not be signed."""
+
+MOST_SAID = 1_000
 
 # Sizes beyond what a log can have by now are not waited for here: they would never be reached.
 WANTED = """
@@ -40,6 +43,8 @@ CROSS JOIN LATERAL (SELECT sum(generation) AS generations, max(updated_at) AS up
 ORDER BY h.zone
 """
 
+REFUSED = "UPDATE trees SET refused = %s WHERE zone = %s"
+
 log = structlog.get_logger("fogbook.workers")
 
 
@@ -53,18 +58,20 @@ class Checkpoints:
         origin: str,
         every_s: float,
         stopping: threading.Event,
+        keeper: Keeper | None = None,
     ) -> None:
         self._connect = connect
         self._pepper = pepper
         self._origin = origin
         self._every_s = every_s
         self._stopping = stopping
+        self._keeper = keeper
         self._connection: psycopg.Connection[Any] | None = None
         self._due = 0.0
         self._stood: dict[str, str] = {}
         """Where zones stood when they were signed last."""
         self._not_before: dict[str, float] = {}
-        """Zones whose trees may not be signed, and until when that is not tried again."""
+        """Zones whose trees may not or cannot be signed, and until when that is not tried again."""
 
     def run(self) -> None:
         """A thread: sign until told to stop, whatever is away meanwhile."""
@@ -96,11 +103,24 @@ class Checkpoints:
         if self._stopping.is_set() or time.monotonic() < self._not_before.get(zone, 0.0):
             return False
         try:
-            signed = extend_and_sign(connection, self._pepper, self._origin, zone, attesting=attesting)
-        except Unsignable as error:
+            signed = extend_and_sign(
+                connection, self._pepper, self._origin, zone, attesting=attesting, keeper=self._keeper
+            )
+        except Exception as error:
+            if connection.closed:  # Then it is not the zone that is broken.
+                raise
             # Somebody has to look at it; until then nothing of this zone is signed, and the others go on.
-            log.critical("nothing_is_signed", zone=zone, reason=str(error), kind=type(error).__name__)
+            trace = None if isinstance(error, Unsignable) else error
+            log.critical(
+                "nothing_is_signed",
+                zone=zone,
+                reason=str(error),
+                kind=type(error).__name__,
+                exc_info=trace,
+            )
             self._not_before[zone] = time.monotonic() + max(self._every_s, AGAIN_S)
+            said = f"{type(error).__name__}: {error}".replace("\0", "")[:MOST_SAID]
+            connection.execute(REFUSED, (said, zone))
             return False
         self._not_before.pop(zone, None)
         if new := [name for name, each in signed.items() if each.is_new]:

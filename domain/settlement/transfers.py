@@ -67,7 +67,7 @@ P = Parameters()
 
 TIMED_OUT = "timed-out"
 """The reason of a refund after a refusal."""
-ZONE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
+ZONE_NAME = re.compile(r"(?!fates\Z)[a-z0-9][a-z0-9._-]{0,62}\Z")
 HEX_KEY = re.compile(r"[0-9a-f]{64}\Z")
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}\Z")
 

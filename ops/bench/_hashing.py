@@ -128,7 +128,7 @@ def _growth(stage: Stage) -> float:
     """Leaves a second, from the log's first entry to a signed checkpoint."""
     stage.say("Growing trees.")
     grow(stage, ZONE, min(stage.scale.events, 200_000), 0.9)
-    with stage.connect() as connection:
+    with stage.signer() as connection:
         begun = time.monotonic()
         signed = extend_and_sign(connection, PEPPER.encode(), installation(PEPPER.encode()), ZONE)
         took = time.monotonic() - begun

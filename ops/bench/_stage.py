@@ -36,7 +36,7 @@ from ops._supervise import Child, spawn
 from ops.access import create_key
 from ops.bench._load import LoadProcess, Round, principal, wallet
 from ops.migrate import migrate
-from ops.pool import connect
+from ops.pool import connect, connect_as_signer
 from ops.servers import Servers, start_servers
 from ops.settings import APP_ROLE
 from ops.zones import ensure_zone
@@ -118,6 +118,9 @@ class Stage:
 
     def connect(self) -> psycopg.Connection[Any]:
         return connect(self.servers.database_url, "fogbook bench", bounded=False)
+
+    def signer(self) -> psycopg.Connection[Any]:
+        return connect_as_signer(self.servers.database_url, "fogbook bench", bounded=False)
 
     def superuser(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.servers.superuser_url, autocommit=True)

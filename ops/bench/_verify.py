@@ -18,7 +18,7 @@ PROCESSES = 2
 def verify_against(stage: Stage, limit: Callable[[], None]) -> tuple[float, float, int]:
     """The ratio to the limit (COPY of all events out of the log, and decoding), our events a second, and rounds."""
     secret = PEPPER.encode()
-    with stage.connect() as connection:
+    with stage.signer() as connection:
         extend_and_sign(connection, secret, installation(secret), ZONE)
     ours: list[float] = []
     theirs: list[float] = []

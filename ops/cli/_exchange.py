@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from ops.cli._common import Home, Json, Zone, answer, connect, fail, zone_exists
-from ops.cli._signing import secret_and_origin
+from ops.cli._signing import connect_as_signer, keeper_of, secret_and_origin
+
+TRIES = 5
+"""Of an export that ends where a checkpoint does, while commands go on."""
 
 
 def export(
@@ -35,27 +38,45 @@ def export(
         fail(f"{file} should end in .ndjson, .ndjson.gz or .parquet.")
     zone_exists(home, zone)
     with connect(home, bounded=False) as connection:
-        if at is None:
-            _checkpoint(home, connection, zone)
-        with progress("Exporting") as tick, one_moment(connection):
-            manifest = survey(connection, zone, at, stream=stream, type=type)
-            write(file, manifest, stored_entries(connection, manifest), tick)
+        for tries_left in reversed(range(TRIES)):
+            signed = at is None and _checkpoint(home, zone)
+            with progress("Exporting") as tick, one_moment(connection):
+                manifest = survey(connection, zone, at, stream=stream, type=type)
+                if signed and tries_left and not _is_signed(manifest):
+                    continue  # Something was appended meanwhile.
+                write(file, manifest, stored_entries(connection, manifest), tick)
+                break
     text = f"{file} holds {manifest.events} events of zone {zone} up to position {manifest.position}."
     answer({"file": str(file)} | manifest.shown(), as_json, text)
 
 
-def _checkpoint(home: Path | None, connection: Any, zone: str) -> None:
+def _checkpoint(home: Path | None, zone: str) -> bool:
     """Sign one that covers all of it, where the secret is at hand; the newest one there is must do elsewhere."""
     from ops.settings import SettingsIncomplete
     from ops.signing import SigningRefused, checkpoint_now
 
     with suppress(SettingsIncomplete, SigningRefused):
         pepper, origin = secret_and_origin(home)
-        checkpoint_now(connection, pepper, origin, zone)
+        with connect_as_signer(home) as connection:
+            checkpoint_now(connection, pepper, origin, zone, keeper_of(home))
+        return True
+    return False
+
+
+def _is_signed(manifest: Any) -> bool:
+    """Whether the checkpoints cover all that is exported of the log."""
+    sizes = [int(note.split("\n")[1]) if note else 0 for note in manifest.checkpoints.values()]
+    return sum(sizes) == manifest.entries or manifest.slice is not None
 
 
 def replay_into(
-    into: str, file: Path | None, at: str | None, zone: str | None, home: Path | None, as_json: bool
+    into: str,
+    file: Path | None,
+    keys: list[str],
+    at: str | None,
+    zone: str | None,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
     """Fill an empty zone of another installation with this one's log, or with that of an export."""
     from ops.progress import progress
@@ -67,11 +88,13 @@ def replay_into(
             f"Zone {filled.zone} stands at position {filled.position} there; "
             f"signed checkpoints that were compared: {', '.join(compared) or 'none'}."
         )
+        if file is not None and not keys:
+            text += " The keys are those that the file itself names; --key takes one that you trust."
         answer(filled.as_json(), as_json, text)
 
     with progress("Replaying") as tick:
         if file is not None:
-            filled = export_into(into, file, at, zone, tick)
+            filled = export_into(into, file, at, zone, tick, keys)
         else:
             with connect(home, bounded=False) as connection:
                 filled = log_into(into, connection, zone or "main", at, tick)

@@ -22,6 +22,10 @@ def replay(
         ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="With --into: what `fogbook export` wrote.")] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="With --file: a verifier key (vkey) that must have signed all of it; repeatable."),
+    ] = None,
     zone: Annotated[str | None, typer.Option(help="The zone.", show_default="main")] = None,
     home: Home = None,
     as_json: Json = False,
@@ -32,10 +36,12 @@ def replay(
     if into is not None:
         if stream is not None or type is not None:
             raise typer.BadParameter("--into takes the whole log, up to --at")
-        replay_into(into, file, at, zone, home, as_json)
+        if key and file is None:
+            raise typer.BadParameter("--key goes with --file")
+        replay_into(into, file, key or [], at, zone, home, as_json)
         return
-    if file is not None:
-        raise typer.BadParameter("--file goes with --into")
+    if file is not None or key:
+        raise typer.BadParameter("--file goes with --into, --key with both")
     zone = zone or "main"
     zone_exists(home, zone)
     with connect(home, bounded=False) as connection:
@@ -91,10 +97,13 @@ def verify(
     else:
         for problem in found.problems:
             typer.echo(str(problem))
+        for what in found.unproven:
+            typer.echo(f"not proven: {what}")
     if found.count:
         fail(f"{found.count} differences were found.")
     if not as_json:
-        typer.echo(f"All is well: {found.events} events, {found.commands} commands, {found.rows} rows.")
+        words = "Nothing differs, but not all is proven" if found.unproven else "All is well"
+        typer.echo(f"{words}: {found.events} events, {found.commands} commands, {found.rows} rows.")
 
 
 def _verify_receipt(receipt: Path, keys: list[str], home: Path | None, as_json: bool) -> None:

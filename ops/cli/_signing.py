@@ -32,10 +32,10 @@ def rotate_key(zone: Zone = "main", home: Home = None, as_json: Json = False) ->
     from ops.signing import checkpoint_now, rotate
 
     zone_exists(home, zone)
-    pepper, origin = secret_and_origin(home)
-    with connect(home, bounded=False) as connection:
-        serial = rotate(connection, pepper, origin, zone)
-        checkpoint_now(connection, pepper, origin, zone)
+    (pepper, origin), keeper = secret_and_origin(home), keeper_of(home)
+    with connect_as_signer(home) as connection:
+        serial = rotate(connection, pepper, origin, zone, keeper)
+        checkpoint_now(connection, pepper, origin, zone, keeper)
     answer({"zone": zone, "serial": serial}, as_json, f"Key {serial} of zone {zone} signs from now on.")
 
 
@@ -53,8 +53,8 @@ def retire_key(
     pepper, origin = secret_and_origin(home)
     with connect_as_owner(home) as owner:
         retire(owner, zone, serial)
-    with connect(home, bounded=False) as connection:
-        checkpoint_now(connection, pepper, origin, zone)
+    with connect_as_signer(home) as connection:
+        checkpoint_now(connection, pepper, origin, zone, keeper_of(home))
     answer({"zone": zone, "serial": serial}, as_json, f"Key {serial} of zone {zone} is retired.")
 
 
@@ -101,16 +101,28 @@ def checkpoint(
     out: Annotated[
         Path | None, typer.Option(help="Write the note here; FILE.fates gets that of the second log.")
     ] = None,
+    begin_anew: Annotated[
+        bool,
+        typer.Option(
+            "--begin-anew",
+            help="Sign a log that does not continue what was signed before, by a new key, for good.",
+        ),
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Sign a zone's log as it stands now, and print the note: keep it where nobody else can change it."""
+    from ops.signing import begin_anew as begin
     from ops.signing import checkpoint_now, write_note
     from projections._transparency import EVENTS, FATES
 
     zone_exists(home, zone)
-    with connect(home, bounded=False) as connection:
-        signed = checkpoint_now(connection, *secret_and_origin(home), zone)
+    secret, keeper = secret_and_origin(home), keeper_of(home)
+    if begin_anew:
+        with connect_as_owner(home) as owner:
+            begin(owner, *secret, zone, keeper)
+    with connect_as_signer(home) as connection:
+        signed = checkpoint_now(connection, *secret, zone, keeper)
     if out is not None:
         write_note(out, signed[EVENTS].note)
         write_note(out.with_name(out.name + ".fates"), signed[FATES].note)
@@ -129,7 +141,7 @@ def archive(home: Home = None, as_json: Json = False) -> None:
     from ops.settings import Settings
     from workers.archivist import keep_archive
 
-    keep_archive(Settings())
+    keep_archive(Settings().model_copy(update={"signed": signed_folder(home)}))
 
 
 def secret_and_origin(home: Path | None) -> tuple[bytes, str]:
@@ -142,6 +154,29 @@ def secret_and_origin(home: Path | None) -> tuple[bytes, str]:
 
     pepper = find_pepper(home)
     return pepper, log_origin(Settings().model_copy(update={"pepper": SecretStr(pepper.decode())}))
+
+
+def signed_folder(home: Path | None) -> Path | None:
+    """Where is kept what was signed last, if anywhere."""
+    from ops.home import full_path
+    from ops.settings import Settings
+
+    folder = full_path(home) / "signed"
+    return Settings().signed or (folder if folder.is_dir() else None)
+
+
+def keeper_of(home: Path | None) -> Any:
+    from ops.signed import SignedFolder
+
+    folder = signed_folder(home)
+    return SignedFolder(folder.expanduser()) if folder else None
+
+
+def connect_as_signer(home: Path | None) -> Any:
+    from ops.home import find_target
+    from ops.pool import connect_as_signer as connect
+
+    return connect(find_target(home).database_url, "fogbook cli", bounded=False)
 
 
 def connect_as_owner(home: Path | None) -> Any:

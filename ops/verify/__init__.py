@@ -195,5 +195,6 @@ class _Zone:
             self._found.take(each)
             self._ahead(head * (1 + done))
         check_timers(self._connection, self._zone, self._found)
-        for sayings in attested.values():
-            self._found.unread += len(sayings)  # Of a projection that is no more.
+        for name, sayings in attested.items():
+            what = f"{len(sayings)} attestations of {name}, a projection that is no more"
+            self._found.leave(self._zone, what, len(sayings))

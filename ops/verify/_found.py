@@ -50,15 +50,34 @@ class Found:
     """Of checkpoints, witnesses and packets between zones."""
     snapshots: int = 0
     unread: int = 0
-    """Snapshots and attestations that other code made: this one never reads them, and cannot check them."""
+    """What other code made (snapshots, attestations, past rows): this one never reads it, and cannot check it."""
+    set_aside: int = 0
+    """Events that a live read model lacks, because its handlers fail at them."""
+    unproven: list[str] = field(default_factory=list)
+    """What is unread and set aside, by name."""
 
     def add(self, zone: str, what: str, position: int | None = None, **where: Any) -> None:
         self.count += 1
         if len(self.problems) < MOST_NAMED:
             self.problems.append(Difference(zone, what, position, **where))
 
+    def leave(self, zone: str, what: str, count: int = 1) -> None:
+        """Something cannot be checked here."""
+        self.unread += count
+        self._say(zone, what)
+
+    def leave_aside(self, zone: str, what: str, count: int) -> None:
+        """Events are rightly missing in a read model: it does not say all that the log does."""
+        self.set_aside += count
+        self._say(zone, what)
+
+    def _say(self, zone: str, what: str) -> None:
+        if len(self.unproven) < MOST_NAMED:
+            self.unproven.append(f"zone {zone}: {what}")
+
     def take(self, other: Found) -> None:
         """Add what somebody else found."""
+        self.unproven.extend(other.unproven[: MOST_NAMED - len(self.unproven)])
         self.problems.extend(other.problems[: MOST_NAMED - len(self.problems)])
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -70,7 +89,20 @@ class Found:
             "differences": self.count,
             **counts,
             "named": [asdict(each) for each in self.problems],
+            "unproven": self.unproven,
         }
 
 
-COUNTS = ("count", "events", "commands", "rows", "attestations", "signatures", "snapshots", "unread")
+COUNTS = (
+    *(
+        "count",
+        "events",
+        "commands",
+        "rows",
+        "attestations",
+        "signatures",
+        "snapshots",
+        "unread",
+        "set_aside",
+    ),
+)

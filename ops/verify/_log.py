@@ -87,8 +87,8 @@ class Walk:
         self._walked = Walked(span, self._found, last=span.after, last_number=span.after_number)
         self._fates: dict[int, Fate] = {}
         self._places: dict[str, Place] = {}
-        self._alone = False
-        """Whether events of another application stand here, of which no command tells."""
+        self._alone = not span.upto_number
+        """Whether this is another application's zone: it has no commands, and each event stands alone."""
         self._packets: list[tuple[int, str, Any, bytes]] = []
         """Events that a signature of another zone stands behind: position, stream, event, and its request."""
 
@@ -188,8 +188,7 @@ class Walk:
             try:
                 known = decode_meta(meta) if meta else None
                 if known is None or not known.command:
-                    self._alone = True  # Another application's, which stands alone.
-                    if kind.decode is not None:
+                    if not self._alone or kind.decode is not None:
                         self._differs(position, "no command tells of it", stream=place.name)
                     continue
                 if kind.decode is None:
@@ -337,7 +336,7 @@ class Walk:
         before = self._span.after
         for fate in fates:
             position = before + fate.events
-            if fate.position != position and not (self._alone and fate.position > position):
+            if fate.position != position:
                 self._of(
                     fate, f"command {fate.number} was decided at {fate.position}, the log stood at {before}"
                 )

@@ -10,14 +10,16 @@ import msgspec
 import psycopg
 
 from commands._codec import decode_json
+from ops.verify._aside import QUARANTINED, Aside, Ended, attempt
 from ops.verify._book import Attestation
 from ops.verify._found import Found
 from projections._attestations import READ_MODEL
 from projections._digest import MODULUS, expand, find, recompute, row_bytes, shown, stored_rows
 from projections._engine import HandlerFailed, Projection, Record, Rows, all_projections, fold, keys_of
-from projections._follower import RAISED
+from projections._follower import CAREFUL_LIMIT_S, FOLD_LIMIT_S, RAISED
 from projections._rebuild import history, paused_collector
 from projections._tables import Row, Table, table_of
+from projections._watchdog import HandlerHung, watchdog
 
 LIVE = """
 SELECT generation, position, code, recorded_at FROM checkpoints WHERE zone = %s AND projection = %s AND live
@@ -25,10 +27,9 @@ SELECT generation, position, code, recorded_at FROM checkpoints WHERE zone = %s 
 
 AT = "SELECT recorded_at, meta FROM events WHERE zone = %s AND position = %s"
 
-QUARANTINED = """
-SELECT position, error LIKE %s OR error LIKE 'an earlier event%%' FROM quarantine
-WHERE zone = %s AND projection = %s AND generation = %s AND quarantined
-"""
+MOST_SHOWN = 20
+RUN = 500
+"""Events that are folded under one limit of time."""
 
 
 class Live(NamedTuple):
@@ -116,18 +117,18 @@ class _Check:
         if live.code != self._projection.code:
             self._by_other_code(live)
             return
-        asked = (RAISED + "%", self._zone, name, live.generation)
-        quarantined: dict[int, bool] = dict(self._connection.execute(QUARANTINED, asked).fetchall())
+        asked = (self._zone, name, live.generation)
+        aside = {position: Aside(*said) for position, *said in self._connection.execute(QUARANTINED, asked)}
         folded = Folded(self._projection, self._zone, live.generation)
         try:
             with self._connection.transaction():  # To leave a COPY early breaks what it runs in.
-                self._fold(folded, live, quarantined)
+                self._fold(folded, live, aside)
         except HandlerFailed as error:
             what = f"projection {name} cannot fold {error.record.type}: {error.__cause__!r}"
             self._differs(what, error.record.position)
             return
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._differs(f"projection {name} cannot read an event: {error}", folded.rows.position)
+        except (msgspec.DecodeError, UnicodeDecodeError, HandlerHung) as error:
+            self._differs(f"projection {name} cannot read an event: {error!r}", folded.rows.position)
             return
         self._check_digest(live, folded.digest())
         for kind in self._projection.rows:
@@ -150,9 +151,10 @@ class _Check:
         return True
 
     def _by_other_code(self, live: Live) -> None:
-        """This code cannot fold what other code did. What is stored must still be what was attested of it."""
-        self._found.unread += 1
+        """Nobody can tell what other code did from what nobody did, so it differs until it was rebuilt."""
         where: dict[str, Any] = {"table": "checkpoints", "row": [self._zone, self._projection.name]}
+        what = f"its read model was folded by other code ({live.code}): rebuild it, then verify"
+        self._differs(what, live.position, field="code", **where)
         if any(said.generation == live.generation and said.code != live.code for said in self._attested):
             self._differs("it was attested as of other code", live.position, field="code", **where)
         stored = find(self._connection, self._zone, self._projection.name, live.generation)
@@ -164,35 +166,52 @@ class _Check:
             if (said.generation, said.position) == live[:2] and said.digest != shown(stored):
                 self._digest_differs("the digest is not the one that was attested", live.position)
 
-    def _comparable(self, live: Live, quarantined: dict[int, bool]) -> list[Attested]:
+    def _comparable(self, live: Live, aside: dict[int, Aside]) -> list[Attested]:
         """Attestations of what today's code does, with the same events set aside."""
-        stops = []
+        stops, name = [], self._projection.name
         for said in self._attested:
-            set_aside = sorted(p for p in quarantined if p <= said.position)
+            set_aside = sorted(p for p in aside if p <= said.position)
             same = (set_aside[: len(said.quarantined)], len(set_aside)) == (
                 said.quarantined,
                 len(said.quarantined) + said.quarantined_more,
             )
-            if said.generation == live.generation and (not same or said.code != live.code):
-                differing = sorted(set(set_aside) ^ set(said.quarantined))
-                what = f"{self._projection.name} was attested with other code or other quarantined events"
-                self._differs(what, differing[0] if differing else said.position, table="quarantine")
-            elif not same or said.code != live.code:
-                self._found.unread += 1
-            else:
+            if same and said.code == live.code:
                 stops.append(said)
+            elif said.generation == live.generation:
+                differing = sorted(set(set_aside) ^ set(said.quarantined))
+                what = f"{name} was attested with other code or other quarantined events"
+                self._differs(what, differing[0] if differing else said.position, table="quarantine")
+        if others := len(self._attested) - len(stops):
+            what = f"{others} attestations of {name}, made by other code or with other events set aside"
+            self._found.leave(self._zone, what, others)
         return sorted(stops, key=lambda said: said.position)
 
-    def _fold(self, folded: Folded, live: Live, quarantined: dict[int, bool]) -> None:
+    def _fold(self, folded: Folded, live: Live, aside: dict[int, Aside]) -> None:
         """Up to the checkpoint, with a look at the digest wherever one was attested."""
-        stops = self._comparable(live, quarantined)
+        stops = self._comparable(live, aside)
+        broken: set[str] = set()
+        rightly: list[int] = []
+        run: list[Record] = []
+        left = dict(aside)
         for record in history(self._connection, self._zone, live.position, list(self._projection.handlers)):
             while stops and stops[0].position < record.position:
+                _fold_run(folded.rows, run)
                 self._check_attested(folded, stops.pop(0))
-            if record.position not in quarantined:
-                fold(folded.rows, (record,))
-            elif quarantined[record.position]:
-                _mark(folded.rows, record)
+            if record.position in left or record.stream in broken:
+                _fold_run(folded.rows, run)
+                if self._set_aside(folded.rows, record, left.pop(record.position, None), broken):
+                    rightly.append(record.position)
+                    continue
+            run.append(record)
+            if len(run) == RUN:
+                _fold_run(folded.rows, run)
+        _fold_run(folded.rows, run)
+        for position in left:
+            self._aside_differs("it is set aside, and is no event that would be folded", position)
+        if rightly:
+            shown = ", ".join(map(str, rightly[:MOST_SHOWN])) + (", ..." if rightly[MOST_SHOWN:] else "")
+            what = f"{self._projection.name} has set aside what its handlers fail at: {shown}"
+            self._found.leave_aside(self._zone, what, len(rightly))
         for said in stops:
             if said.position > live.position:
                 what = f"{self._projection.name} was attested at {said.position}, beyond its checkpoint"
@@ -200,6 +219,34 @@ class _Check:
                 self._differs(what, live.position, table="checkpoints", row=row, field="position")
             else:
                 self._check_attested(folded, said)
+
+    def _set_aside(self, rows: Rows, record: Record, stored: Aside | None, broken: set[str]) -> bool:
+        """Whether the event is rightly missing: its handler fails, or an earlier event of its stream is missing.
+        Rows that miss it are marked as the follower does."""
+        if record.stream in broken:
+            if stored is None:
+                what = "it is not set aside, although an earlier event of its stream is"
+                self._aside_differs(what, record.position)
+            marks = True
+        else:
+            assert stored is not None, "nothing else leads here"
+            ended, marks = attempt(rows, record), stored.error.startswith(RAISED)
+            if ended == Ended.WELL:
+                self._aside_differs("it is set aside although it folds", record.position)
+                return False
+            if ended == Ended.RAISED and not marks:
+                self._aside_differs("its handler raises, that is not why it is set aside", record.position)
+            broken.add(record.stream)
+        if stored is not None and stored.stream != record.stream:
+            self._aside_differs("it is set aside as one of another stream", record.position)
+        if marks:
+            with watchdog(CAREFUL_LIMIT_S):
+                _mark(rows, record)
+        return True
+
+    def _aside_differs(self, what: str, position: int) -> None:
+        row = [self._zone, self._projection.name, position]
+        self._differs(f"{self._projection.name}: {what}", position, table="quarantine", row=row)
 
     def _check_attested(self, folded: Folded, said: Attested) -> None:
         if shown(folded.digest()) != said.digest:
@@ -280,6 +327,14 @@ def _key(table: Table, row: Row) -> tuple[Any, ...]:
 def plain(value: Any) -> Any:
     """As it is after it was stored: a `jsonb` knows neither tuples nor keys that are numbers."""
     return decode_json(msgspec.json.encode(value)) if isinstance(value, dict | list | tuple) else value
+
+
+def _fold_run(rows: Rows, run: list[Record]) -> None:
+    """What hangs here hung in no follower: it is bounded all the same."""
+    if run:
+        with watchdog(FOLD_LIMIT_S):
+            fold(rows, run)
+        run.clear()
 
 
 def _mark(rows: Rows, record: Record) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b, sha256
+from itertools import islice
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -23,11 +24,13 @@ from ops.verify._spans import decode_meta
 from projections._archive import OPEN, OPEN_NODE, PastRows, fold_past, past_name
 from projections._digest import row_bytes
 from projections._engine import HandlerFailed, Projection, Record, all_projections
+from projections._follower import FOLD_LIMIT_S
 from projections._rebuild import history, paused_collector
 from projections._tables import Table, from_sql, table_of
+from projections._watchdog import HandlerHung, watchdog
 
 BUCKETS = 1_024
-FLUSH_EVERY = 10_000
+FLUSH_EVERY = 1_000
 ROWS_A_FETCH = 2_000
 
 LIVE = """
@@ -116,14 +119,20 @@ def check_past(
     if stands is not None and not ends_command(stands[1]):
         what = "the archive stands in the middle of a command"
         found.add(zone, what, position, table="archives", row=[zone, name], field="position")
+    if code.partition("-")[0] != projection.code:
+        what = f"its past rows were folded by other code ({code}): let the archivist build them anew, then verify"
+        found.add(zone, what, position, table="archives", row=[zone, name], field="code")
+        return found
     set_aside: dict[int, str] = dict(connection.execute(SET_ASIDE, (zone, name, position)).fetchall())
     if code != _code(projection.code, set_aside):
-        # It is about to be built anew: made by other code, or with other events set aside, as was attested then.
+        # It is about to be built anew: other events were set aside, as was attested then.
         known = {_code(a.code, [p for p in a.quarantined if p <= position]) for a in attested or ()}
         if attested is not None and code not in known:
             what = "nothing was attested of such code"
             found.add(zone, what, position, table="archives", row=[zone, name], field="code")
-        found.unread += 1
+        found.leave(
+            zone, f"past rows of {name}: other events were set aside, they are about to be built anew"
+        )
         return found
     try:
         with paused_collector(), connection.transaction():
@@ -131,8 +140,8 @@ def check_past(
     except HandlerFailed as error:
         what = f"projection {name} cannot fold {error.record.type}: {error.__cause__!r}"
         found.add(zone, what, error.record.position)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        found.add(zone, f"projection {name} cannot read an event: {error}", position)
+    except (msgspec.DecodeError, UnicodeDecodeError, HandlerHung) as error:
+        found.add(zone, f"projection {name} cannot read an event: {error!r}", position)
     return found
 
 
@@ -177,16 +186,17 @@ class _Check:
         rows = _VersionsOf(self._projection, self._zone, self._generation)
         end, types = 0, list(self._projection.handlers)
         records = history(self._connection, self._zone, self._position, types)
-        for count, record in enumerate(records, 1):
-            if record.position > end:
-                if end:
-                    rows.end_command(end)
-                end = _end_of(record)
-            fold_past(rows, (record,), self._set_aside)
-            if record.ends_command:
-                end = 0
-            if count % FLUSH_EVERY == 0:
-                yield from rows.taken()
+        while run := list(islice(records, FLUSH_EVERY)):
+            with watchdog(FOLD_LIMIT_S):
+                for record in run:
+                    if record.position > end:
+                        if end:
+                            rows.end_command(end)
+                        end = _end_of(record)
+                    fold_past(rows, (record,), self._set_aside)
+                    if record.ends_command:
+                        end = 0
+            yield from rows.taken()
         if end:
             rows.end_command(end)
         yield from rows.taken()

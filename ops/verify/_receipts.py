@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from projections._notes import (
     parse_note,
     verifier_key,
 )
-from queries._receipts import FAILURES, check_receipt, parse_proof
+from queries._receipts import ACCEPTED, FAILURES, check_receipt, parse_proof
 
 MOST_RECEIPT_BYTES = 256 * 2**20
 MOST_SERIALS = 256
@@ -31,23 +30,23 @@ def verify_receipt(path: Path, vkeys: Sequence[str], pepper: bytes | None) -> di
     """What the receipt proves. Raises Refused where it proves nothing to those who trust these keys."""
     receipt = _read(path)
     try:
-        trusted = [str(each) for vkey in vkeys for each in _of_both_logs(parse_key(vkey))]
+        trusted = [str(each) for vkey in vkeys for each in of_both_logs(parse_key(vkey))]
     except NoteError as error:
         raise Refused(f"A key is none: {error}") from error
     try:
         if pepper is not None:
             trusted += map(str, _own(receipt, pepper))
-        check_receipt(receipt, trusted)
+        fate = check_receipt(receipt, trusted)
     except FAILURES as error:
         raise Refused(f"{path} proves nothing: {error}") from error
-    answer = json.loads(base64.b64decode(receipt["fate"]["answer"]))
     return {
         "ok": True,
-        "zone": receipt["zone"],
-        "command_id": receipt["command_id"],
-        "accepted": "events" in answer,
-        "position": answer["position"],
-        "events": len(receipt["events"]),
+        "zone": fate.zone,
+        "command_id": f"c{fate.number}",
+        "accepted": fate.status == ACCEPTED,
+        "status": fate.status,
+        "position": fate.position,
+        "events": fate.events,
     }
 
 
@@ -65,11 +64,14 @@ def _read(path: Path) -> dict[str, Any]:
     return receipt
 
 
-def _of_both_logs(key: VerifierKey) -> Iterator[VerifierKey]:
-    """A zone's key signs both of its logs, under their names: whoever trusts it for one has it for the other."""
+def of_both_logs(key: VerifierKey) -> Iterator[VerifierKey]:
+    """A zone's key signs both of its logs, under their names: whoever trusts it for one has it for the other.
+
+    A name does not say which of the two it is: a zone, too, may be called `fates`.
+    """
     yield key
-    name = key.name.removesuffix(SECOND_LOG) if key.name.endswith(SECOND_LOG) else key.name + SECOND_LOG
-    yield verifier_key(name, key.public_key, key.type)
+    for name in {key.name + SECOND_LOG, key.name.removesuffix(SECOND_LOG)} - {key.name}:
+        yield verifier_key(name, key.public_key, key.type)
 
 
 def _own(receipt: dict[str, Any], pepper: bytes) -> Iterator[VerifierKey]:
@@ -80,4 +82,4 @@ def _own(receipt: dict[str, Any], pepper: bytes) -> Iterator[VerifierKey]:
         return  # What is wrong with it, `check_receipt` says.
     origin = parse_checkpoint(parse_note(parse_proof(proof).checkpoint).text).origin
     for serial in range(1, MOST_SERIALS + 1):
-        yield from _of_both_logs(verifier_key(origin, log_key(pepper, zone, serial), ED25519))
+        yield from of_both_logs(verifier_key(origin, log_key(pepper, zone, serial), ED25519))

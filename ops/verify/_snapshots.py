@@ -101,7 +101,7 @@ def _check(zone: str, snapshot: Snapshot, rows: Iterator[Any], head: int, found:
         # Other code made it, and this code does not read it; unless it is what this code would have written.
         if len(schema) != 16 or encode_json(state) == stored:
             found.add(zone, "its schema is none", position, field="schema", **where)
-        found.unread += 1
+        found.leave(zone, f"a snapshot of {stream}, made by other code")
     elif not _is_same(type(kind.initial), stored, state):
         found.add(
             zone, f"at version {version} it is not the stream's state", position, field="state", **where

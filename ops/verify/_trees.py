@@ -240,7 +240,10 @@ class LogTree:
             self._found.signatures += 1
             where: dict[str, Any] = {"table": "cosignatures", "row": [self._log, size, witness]}
             if vkey is None:
-                self._found.unread += 1  # A witness that is trusted no more; its key went with it.
+                what = (
+                    f"the cosignature of {witness} at size {size}: it is trusted no more, and its key is gone"
+                )
+                self._found.leave(self._zone, what)
                 continue
             try:
                 key = parse_key(vkey)

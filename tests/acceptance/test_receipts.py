@@ -26,7 +26,7 @@ async def town(database: Database, redis_url: str, monkeypatch: pytest.MonkeyPat
     """Both sides, and a signer whose interval is too long to matter."""
     environment(monkeypatch, database, redis_url)
     secret, stopping = PEPPER.encode(), threading.Event()
-    checkpoints = Checkpoints(database.connect, secret, installation(secret), 3_600, stopping)
+    checkpoints = Checkpoints(database.signer, secret, installation(secret), 3_600, stopping)
     thread = threading.Thread(target=checkpoints.run)
     async with village(database, make_app) as v:
         thread.start()

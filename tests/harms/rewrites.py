@@ -14,7 +14,7 @@ from typing import Any
 
 from commands._codec import decode_json, encode_json, event_leaf, fate_leaf, microseconds, zone_prefix
 from tests.chronicles import SECRET, archive, follow, publish
-from tests.harms.log import FATE_COLUMNS
+from tests.harms.shared import FATE_COLUMNS
 from tests.tampering import Expected, Harm, Kind, all_tables, cases
 
 PREFIX = zone_prefix("main")

@@ -22,7 +22,8 @@ import ops.auditor
 from commands._signatures import log_key
 from ops.access import create_key
 from ops.export import one_moment, stored_entries, survey, write_ndjson
-from projections._notes import verifier_key
+from projections._notes import Checkpoint, sign_checkpoint, verifier_key
+from projections._tree import EMPTY_ROOT
 from tests.conftest import PEPPER, Database
 from tests.honest import ORIGIN, Honest, copy, honest
 
@@ -110,7 +111,7 @@ def rehashed(event: dict[str, Any]) -> None:
     at = ops.auditor.microseconds(event["recorded_at"])
     stored = (event["meta"].encode(), event["data"].encode())
     entry = ops.auditor.pack(ops.auditor.EVENT, "main", *fields, at, *stored)
-    event["leaf"] = ops.auditor.leaf_hash(entry).hex()
+    event["leaf"] = ops.auditor.sha256(b"\x00" + entry).hex()
 
 
 def doubled(lines: list[dict[str, Any]]) -> None:
@@ -137,7 +138,11 @@ HARMS: dict[str, tuple[Alter, str]] = {
     "an amount": (doubled, "debits and credits of a command differ"),
     "what moves value alone": (
         lambda lines: find(lines, "event", 77).update(meta=""),
-        "no command tells of it",
+        "position 77: it moves value without a command",
+    ),
+    "an event without a command": (
+        lambda lines: find(lines, "event", 77).update(type="WalletFrozen", data="{}", meta=""),
+        "position 77: no command tells of it",
     ),
     "a leaf computed anew": (lambda lines: rehashed(find(lines, "event", 77)), "the root is not that of"),
     "a fate": (lambda lines: find(lines, "command", 40).update(principal="eve"), "command 40"),
@@ -159,6 +164,55 @@ def test_what_is_altered_in_an_export_is_named(script: Path, export: Path, tmp_p
     alter, named = HARMS[harm]
     code, out = audit(script, "--export", altered(export, tmp_path / "altered.ndjson", alter))
     assert code == 1 and named in out, out[:500]
+
+
+def test_what_no_signature_covers_is_not_proven(
+    script: Path, export: Path, honest: Honest, tmp_path: Path
+) -> None:
+    """An old checkpoint in the manifest, even of nothing, says nothing of what stands behind it."""
+    older = altered(
+        export, tmp_path / "older", lambda lines: lines[0]["manifest"].update(checkpoints=honest.kept)
+    )
+    code, out = audit(script, "--export", older)
+    size = int(honest.kept["events"].split("\n")[1])
+    assert code == 3 and f"NOT PROVEN  events: positions {size + 1} to 1054 stand behind" in out, out
+    assert "entries, from command 527 on, stand behind" in out, out
+    assert "PROVEN   debits" not in out
+
+    empty = {
+        log: sign_checkpoint(
+            Checkpoint(f"{ORIGIN}/main{end}", 0, EMPTY_ROOT), [log_key(PEPPER.encode(), "main", 2)]
+        )
+        for log, end in (("events", ""), ("fates", "/fates"))
+    }
+
+    def rewritten(lines: list[dict[str, Any]]) -> None:
+        for event in (find(lines, "event", 99), find(lines, "event", 100)):
+            event["data"] = event["data"].replace('"amount":"5"', '"amount":"7"')
+            rehashed(event)
+        lines[0]["manifest"].update(checkpoints=empty)
+
+    forged = altered(export, tmp_path / "forged", rewritten)
+    code, out = audit(script, "--export", forged)
+    assert code == 3 and "NOT PROVEN  events: positions 1 to 1054" in out, out
+    kept = tmp_path / "kept"
+    kept.write_text(honest.kept["events"])
+    assert audit(script, "--export", forged, "--checkpoint", kept)[0] == 1
+
+
+def test_a_zone_of_another_application_has_no_commands_and_one_called_fates_has_both_logs() -> None:
+    alone = ops.auditor.Audit("library")
+    for position in (1, 2):
+        entry = ("library", position, "app", position, "app:E", position, b"", b"{}")
+        alone.take("events", ops.auditor.pack(ops.auditor.EVENT, *entry), None)
+    alone.finish()
+    assert alone.differences == []
+    named = {
+        log: ops.auditor.log_of(ops.auditor.Checkpoint(f"x/fates{end}", 0, b"", "", []), "fates")
+        for log, end in (("events", ""), ("fates", "/fates"))
+    }
+    assert named == {"events": "events", "fates": "fates"}
+    assert ops.auditor.log_of(ops.auditor.Checkpoint("x/other", 0, b"", "", []), "fates") is None
 
 
 def test_an_export_that_was_cut_off_is_shorter_than_a_checkpoint(

@@ -18,17 +18,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import queries.api
 from commands._codec import event_leaf, microseconds, zone_prefix
 from commands._erasing import Eraser
 from commands._http import ROUTES
+from commands._models import command_from
 from commands._signatures import sign, zone_key
 from commands._subjects import ERASED, Keyring, KeyringUnavailable
-from domain.settlement.transfers import Packet, statement
+from domain.settlement.transfers import Packet, ReceiveTransfer, statement
 from ops.app import make_app
+from ops.export import one_moment, stored_entries, survey, write_ndjson
+from ops.parquet import write_parquet
 from ops.pool import open_pool
 from ops.servers import Servers
 from ops.settings import Settings
@@ -50,8 +55,8 @@ def keyring() -> Keyring:
     return Keyring(Path(os.environ["FOGBOOK_SUBJECT_KEYS"]), PEPPER.encode())
 
 
-def has_key(principal: str = "ana") -> bool:
-    return (keyring().folder / keyring().id_of(principal)).exists()
+def has_key(principal: str = "ana", zone: str = "main") -> bool:
+    return (keyring().folder / keyring().id_of(zone, principal)).exists()
 
 
 async def until_destroyed() -> None:
@@ -121,6 +126,19 @@ def tables_with(database: Database, text: str) -> list[str]:
             if any(form in row for (row,) in rows for form in forms):
                 found.append(name)
     return found
+
+
+def exported(database: Database, zone: str, folder: Path) -> list[str]:
+    """Everything that a reader finds in an export of the zone as NDJSON, and in one as Parquet."""
+    with database.connect() as connection, one_moment(connection):
+        manifest = survey(connection, zone)
+        for write, name in ((write_ndjson, "log.ndjson"), (write_parquet, "log.parquet")):
+            write(folder / name, manifest, stored_entries(connection, manifest), lambda done, whole: None)
+    with duckdb.connect() as reader:
+        of = [str(folder / "log.parquet")]
+        rows = reader.execute("SELECT p::VARCHAR FROM read_parquet(?) p", of).fetchall()
+        rows += reader.execute("SELECT value FROM parquet_kv_metadata(?)", of).fetchall()
+    return [(folder / "log.ndjson").read_text(), "\n".join(map(str, rows))]
 
 
 def files_with(folder: Path, text: str, since: float) -> list[Path]:
@@ -206,13 +224,17 @@ def test_another_persons_sealed_text_is_only_text_in_somebody_elses_hands(env: D
         (said,) = (await v.ana.ok("principals/set-profile", PROFILE))["events"]
         stolen = said["data"]["contact"]
         await v.ben.ok("principals/set-profile", {"display_name": stolen, "contact": stolen})
-        await v.admin.ok(
-            "ledger/mint-tokens", {"to": "wallet:ben", "amount": "5", "reason": "x", "reference": stolen}
-        )
         (seen,) = await ask(v, "principals/profile", v.ben)
         assert (seen["display_name"], seen["contact"]) == (stolen, stolen)
-        (line, *_) = await ask(v, "ledger/statement", v.ben)
-        assert line["reference"] == stolen
+        counts = v.counts()
+        for caller, path, body in (
+            (v.ben, "ledger/transfer", PAY | {"from": "wallet:ben", "reference": stolen}),
+            (v.admin, "ledger/freeze-wallet", {"wallet": "ben", "reason": stolen}),
+        ):
+            refused = await caller.send(path, body)
+            assert problem(refused) == (422, "invalid-body")
+            assert refused.json()["detail"] == "a text does not begin with enc:v1:"
+        assert v.counts() == counts
 
     play(env, scenario)
 
@@ -374,6 +396,79 @@ def test_a_principal_is_erased_once_and_by_those_who_may(env: Database) -> None:
     play(env, scenario)
 
 
+# Zones
+
+
+def test_an_operator_erases_in_his_own_zone_only_and_there_it_is_recorded(env: Database, once: None) -> None:
+    """To be erased everywhere is one command in each zone."""
+
+    async def scenario(v: Village) -> None:
+        await asyncio.to_thread(make_zone, env, "side")
+        sides = v.key("mallory", "operator", zones=("side",))
+        ana = v.key("ana", "participant", zones=("*",))
+        everybody = v.key("root", "operator", zones=("*",))
+        for zone in ("main", "side"):
+            await ana.ok("principals/set-profile", PROFILE, fogbook_zone=zone)
+
+        async def contact(zone: str) -> str:
+            (seen,) = await ask(v, "principals/profile", ana, fogbook_zone=zone)
+            return str(seen["contact"])
+
+        refused = await sides.send("principals/erase-subject", {"principal": "ana"}, fogbook_zone="main")
+        assert problem(refused) == (403, "zone-not-allowed")
+        await sides.ok("principals/erase-subject", {"principal": "ana"}, fogbook_zone="side")
+        async with open_pool(Settings(), "fogbook tests", 1) as pool:
+            await Eraser(pool, keyring()).look()
+        assert (await contact("main"), await contact("side")) == (PROFILE["contact"], ERASED)
+        assert await ask(v, "principals/erasures", everybody, fogbook_zone="main") == []
+        (listed,) = await ask(v, "principals/erasures", everybody, fogbook_zone="side")
+        assert (listed["principal"], listed["by"]) == ("ana", "mallory")
+        await ana.ok("principals/set-profile", PROFILE | {"display_name": "Ana"}, fogbook_zone="main")
+        again = await ana.send("principals/set-profile", PROFILE, fogbook_zone="side")
+        assert problem(again) == (409, "subject-erased")
+        await ana.ok("principals/erase-subject", {"principal": "ana"}, fogbook_zone="main")
+        assert await contact("main") == ERASED
+        assert not has_key("ana", "main") and not has_key("ana", "side")
+
+    play(env, scenario)
+
+
+# Caches
+
+
+def test_an_answer_with_a_personal_text_is_kept_by_nobody(env: Database) -> None:
+    """Its position stays when the text is erased, as of a position for ever: a tag would keep the words alive."""
+
+    async def scenario(v: Village) -> None:
+        await v.ana.ok("ledger/transfer", PAY | {"memo": "for the well"})
+        await v.ana.ok("ledger/transfer", PAY)
+        await ask(v, "ledger/statement")
+        await asyncio.to_thread(archive, env)
+        position = v.counts()[0]
+
+        async def asked(query: str, tag: str = "") -> httpx.Response:
+            headers = v.ana.headers() | ({"if-none-match": tag} if tag else {})
+            return await v.http.get(f"/queries/ledger/{query}", headers=headers)
+
+        texts = ("statement", f"statement?as_of={position}", f"statement?diff=7&as_of={position}")
+        for query in texts:
+            response = await asked(query)
+            assert "for the well" in response.text, query
+            assert "etag" not in response.headers
+            assert response.headers["cache-control"] == "private, no-store"
+        for query in ("balance", f"balance?as_of={position}", "statement?limit=1"):
+            response = await asked(query)
+            assert response.headers["cache-control"] == "private, no-cache"
+            assert (await asked(query, response.headers["etag"])).status_code == 304
+        await v.ana.ok("principals/erase-subject", {"principal": "ana"})
+        for query in texts:
+            response = await asked(query)
+            assert response.status_code == 200 and ERASED in response.text
+            assert "for the well" not in response.text and "etag" not in response.headers
+
+    play(env, scenario)
+
+
 # What can go wrong
 
 
@@ -408,10 +503,10 @@ def test_a_key_that_could_not_be_destroyed_at_once_is_destroyed_when_that_is_pos
     monkeypatch.setattr("commands._erasing.LOOK_EVERY_S", 0.05)
     destroy, failures = Keyring.destroy, iter(range(3))
 
-    def failing(self: Keyring, principal: str) -> None:
+    def failing(self: Keyring, zone: str, principal: str) -> None:
         if next(failures, None) is not None:
             raise KeyringUnavailable("the disk is full")
-        destroy(self, principal)
+        destroy(self, zone, principal)
 
     async def scenario(v: Village) -> None:
         await v.ana.ok("principals/set-profile", PROFILE)
@@ -431,7 +526,7 @@ import uvicorn
 from commands._subjects import Keyring
 from commands.api import app
 
-Keyring.destroy = lambda self, principal: os.kill(os.getpid(), signal.SIGKILL)
+Keyring.destroy = lambda self, zone, principal: os.kill(os.getpid(), signal.SIGKILL)
 config = uvicorn.Config(app, uds=os.environ["SOCKET"], lifespan="on", log_config=None)
 uvicorn.Server(config).run()
 """
@@ -495,23 +590,29 @@ def test_the_eraser_reads_on_where_it_stopped_in_every_zone(env: Database, once:
         async with open_pool(Settings(), "fogbook tests", 1) as pool:
             eraser = Eraser(pool, mine)
             await eraser.look()
-            for number, zone in enumerate(("main", "other", "main")):
+            zones = ("main", "other", "main")
+            for number, zone in enumerate(zones):
                 name = f"p{number}"
-                await asyncio.to_thread(mine.make, name)
-                copy = (mine.folder / mine.id_of(name)).read_bytes()
+                for each in ("main", "other"):
+                    await asyncio.to_thread(mine.make, each, name)
+                copy = (mine.folder / mine.id_of(zone, name)).read_bytes()
                 await v.admin.ok("principals/erase-subject", {"principal": name}, fogbook_zone=zone)
                 # As a folder that was brought back from a copy.
-                (mine.folder / f"{mine.id_of(name)}.erased").unlink()
-                (mine.folder / mine.id_of(name)).write_bytes(copy)
+                (mine.folder / f"{mine.id_of(zone, name)}.erased").unlink()
+                (mine.folder / mine.id_of(zone, name)).write_bytes(copy)
                 await eraser.look()
-                assert not has_key(name)
+                assert not has_key(name, zone)
             again = Eraser(pool, mine)
-            for number in range(3):
-                (mine.folder / mine.id_of(f"p{number}")).write_bytes(bytes(64))
+            for number, zone in enumerate(zones):
+                (mine.folder / mine.id_of(zone, f"p{number}")).write_bytes(bytes(64))
             await eraser.look()
             assert has_key("p0")
             await again.look()
-            assert not any(has_key(f"p{number}") for number in range(3))
+            for number, zone in enumerate(zones):
+                assert [has_key(f"p{number}", each) for each in ("main", "other")] == [
+                    zone != "main",
+                    zone != "other",
+                ]
         await everywhere.ok("principals/set-profile", PROFILE, fogbook_zone="other")
 
     play(env, scenario)
@@ -526,8 +627,8 @@ def test_an_erasure_that_cannot_be_read_any_more_keeps_none_from_being_made_good
         mine = keyring()
         for name in ("ana", "ben"):
             await v.admin.ok("principals/erase-subject", {"principal": name})
-            (mine.folder / f"{mine.id_of(name)}.erased").unlink()
-            await asyncio.to_thread(mine.make, name)
+            (mine.folder / f"{mine.id_of('main', name)}.erased").unlink()
+            await asyncio.to_thread(mine.make, "main", name)
         with env.superuser() as connection:
             connection.execute("UPDATE events SET data = 'harmed' WHERE stream = 'principal:ana'")
         async with open_pool(Settings(), "fogbook tests", 1) as pool:
@@ -540,7 +641,7 @@ def test_an_erasure_that_cannot_be_read_any_more_keeps_none_from_being_made_good
 # Between zones
 
 
-def test_a_memo_travels_sealed_and_is_erased_in_both_zones(env: Database) -> None:
+def test_a_memo_travels_sealed_and_is_erased_where_it_was_written(env: Database) -> None:
     async def scenario(v: Village) -> None:
         zone, pepper = "far", PEPPER.encode()
         await asyncio.to_thread(make_zone, env, zone)
@@ -577,9 +678,89 @@ def test_a_memo_travels_sealed_and_is_erased_in_both_zones(env: Database) -> Non
 
         assert await memos() == {CANARY}
         assert tables_with(env, CANARY) == []
+        # Whoever is called so in the zone that it came to is somebody else.
+        await v.admin.ok("principals/erase-subject", {"principal": "ana"}, fogbook_zone=zone)
+        assert await memos() == {CANARY}
         await v.ana.ok("principals/erase-subject", {"principal": "ana"})
         assert await memos() == {ERASED}
         assert leaves_hold(env) and leaves_hold(env, zone)
+
+    play(env, scenario)
+
+
+def packet_of(source: str, memo: str, sequence: int, timeout: str = "2100-01-01T00:00:00Z") -> dict[str, Any]:
+    return {
+        **{
+            "source": source,
+            "target": "main",
+            "sequence": sequence,
+            "asset": "FOG",
+            "scale": 6,
+            "amount": "5",
+        },
+        **{"sender": "wallet:eve", "recipient": "wallet:ben", "timeout": timeout, "memo": memo},
+    }
+
+
+def signed_by(key: Ed25519PrivateKey, packet: dict[str, Any]) -> dict[str, Any]:
+    """The packet as a command takes it, with the signature by which its zone proves it."""
+    sent = command_from(ReceiveTransfer, {"packet": packet, "proof": ""}).packet
+    return {"packet": packet, "proof": sign(key, statement("packet", sent).encode())}
+
+
+@pytest.mark.parametrize("source", ["evil", "far"])
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_peer_has_no_sealed_text_opened_by_sending_it_as_a_memo(
+    env: Database, source: str, erased: bool
+) -> None:
+    """Neither under a name of its own nor under that of a zone of this installation whose key it is not."""
+    key = Ed25519PrivateKey.generate()
+
+    async def scenario(v: Village) -> None:
+        await asyncio.to_thread(make_zone, env, "far")
+        peer = {"zone": source, "key": key.public_key().public_bytes_raw().hex()}
+        await v.admin.ok("settlement/register-peer", peer)
+        told = await v.ana.ok("ledger/transfer", PAY | {"memo": CANARY})
+        stolen = told["events"][0]["data"]["memo"]
+        if erased:
+            await v.ana.ok("principals/erase-subject", {"principal": "ana"})
+        counts = v.counts()
+        for command, timeout in (
+            ("receive-transfer", "2100-01-01T00:00:00Z"),
+            ("refuse-transfer", "2026-01-01T00:00:00Z"),
+        ):
+            body = signed_by(key, packet_of(source, stolen, 1, timeout))
+            refused = await v.admin.send(f"settlement/{command}", body)
+            assert problem(refused) == (422, "sealed-elsewhere")
+        assert v.counts() == counts
+        # What only looks sealed, or was sealed by whoever sends it, is taken as it is.
+        for sequence, memo in enumerate((f"enc:v1:{'0' * 32}:{'A' * 40}", f" {stolen}", "plain"), 1):
+            await v.admin.ok("settlement/receive-transfer", signed_by(key, packet_of(source, memo, sequence)))
+            shown = await ask(v, "settlement/transfers", v.ben)
+            assert memo in {line["memo"] for line in shown}
+
+    play(env, scenario)
+
+
+def test_without_the_folder_of_the_keys_no_sealed_memo_is_taken(env: Database) -> None:
+    """Nobody can tell then whose it is."""
+    key = Ed25519PrivateKey.generate()
+
+    async def scenario(v: Village) -> None:
+        peer = {"zone": "far", "key": key.public_key().public_bytes_raw().hex()}
+        await v.admin.ok("settlement/register-peer", peer)
+        told = await v.ana.ok("ledger/transfer", PAY | {"memo": CANARY})
+        stolen = told["events"][0]["data"]["memo"]
+        folder = keyring().folder
+        away = folder.rename(folder.with_name(folder.name + ".away"))
+        try:
+            response = await v.admin.send(
+                "settlement/receive-transfer", signed_by(key, packet_of("far", stolen, 1))
+            )
+            assert problem(response) == (503, "subject-keys-unavailable")
+            await v.admin.ok("settlement/receive-transfer", signed_by(key, packet_of("far", "plain", 1)))
+        finally:
+            away.rename(folder)
 
     play(env, scenario)
 
@@ -650,6 +831,7 @@ async def says_everything(t: Town) -> list[tuple[str, str, Any]]:
         ("ben", "submit-evidence", {"dispute": "q1", "digest": "ff", "note": said(12)}),
         ("dee", "suspend-device", {"device": "d2", "reason": said(13)}),
         ("dee", "retire-device", {"device": "d9", "reason": said(14)}),
+        ("ana", "burn-tokens", {"from": "wallet:ana", "amount": "1", "reason": said(15)}),
     ]
     for who, path, body in sent:
         await p[who].ok(path, body | {}, idempotency_key=f"said-{path}")
@@ -692,9 +874,9 @@ async def asking(zone: str, key: str) -> AsyncIterator[Callable[[str], Awaitable
 
 
 def test_no_personal_text_of_any_command_is_stored_anywhere(
-    towns: Towns, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    towns: Towns, servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nor in snapshots, in rows that were built anew, in past rows, and in the server's files and logs."""
+    """Nor in snapshots, in rows that were built anew, in past rows, in exports, and in the server's files and logs."""
     monkeypatch.setattr("commands._deciding.SNAPSHOT_EVERY", 1)
 
     async def scenario(t: Town) -> None:
@@ -719,6 +901,9 @@ def test_no_personal_text_of_any_command_is_stored_anywhere(
                 tables_with(database, "enc:v1:")
             )
             assert tables_with(database, CANARY) == []
+            for file in exported(database, t.zone, tmp_path):
+                assert CANARY not in file and json.dumps(CANARY)[1:-1] not in file
+                assert file.count("enc:v1:") >= len(sent)
             with database.superuser() as connection:
                 connection.execute("CHECKPOINT")
             assert files_with(servers.home, CANARY, begun) == []

@@ -25,6 +25,7 @@ from commands._codec import (
     zone_prefix,
 )
 from ops import export, refill
+from ops.cli import _exchange
 from ops.export import Attestation, Entry, ExportRefused, Fate, Manifest, one_moment, stored_entries, survey
 from ops.imports import read_export
 from ops.refill import ReplayRefused, export_into, installation, log_into
@@ -32,6 +33,7 @@ from ops.servers import Servers
 from ops.signing import checkpoint_now
 from ops.verify import verify
 from projections._engine import all_projections
+from projections._notes import verifier_key
 from projections._transparency import EVENTS, FATES, begin, extend, root_at
 from queries._events import Event, rfc3339
 from tests.conftest import Database
@@ -134,11 +136,17 @@ def copied(there: Database, lived: Database) -> bool:
 
 def roots(database: Database, sizes: dict[str, int]) -> dict[str, bytes]:
     """The roots that a database's own trees give at these sizes."""
-    with database.connect() as connection:
+    with database.signer() as connection:
         begin(connection, SECRET, ORIGIN, "main")
         for log in (EVENTS, FATES):
             extend(connection, "main", log)
         return {log: root_at(connection, "main", log, size) for log, size in sizes.items()}
+
+
+def differs_by_the_foreign_event_only(database: Database) -> bool:
+    """No application appends to a zone that has commands, and so a verification names it."""
+    whats = [each.what for each in verify(database.connect, "main", quiet).problems]
+    return bool(whats) and whats[0] == "no command tells of it" and all("command" in what for what in whats)
 
 
 def head(database: Database) -> tuple[int, int]:
@@ -295,6 +303,7 @@ def test_a_slice_holds_the_events_of_a_stream_or_a_type(
 def test_the_command_signs_a_checkpoint_of_all_that_it_exports(
     copy: Database, fogbook: Fogbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FOGBOOK_LOG_ORIGIN", ORIGIN)
     go_on(copy, "xia")
     code, out, _ = fogbook("export", str(tmp_path / "log.ndjson"), "--json")
     manifest, _ = read(tmp_path / "log.ndjson")
@@ -309,6 +318,27 @@ def test_the_command_signs_a_checkpoint_of_all_that_it_exports(
     assert fogbook("export", str(tmp_path / "log.ndjson"))[0] == 0
     later, _ = read(tmp_path / "log.ndjson")
     assert later.checkpoints == manifest.checkpoints and later.position > manifest.position
+
+
+def test_an_export_ends_where_a_checkpoint_does_although_commands_go_on(
+    copy: Database, fogbook: Fogbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOGBOOK_LOG_ORIGIN", ORIGIN)
+    names = iter(("uli", "vic", "wes"))
+    sign = _exchange._checkpoint
+
+    def and_go_on(*given: Any) -> bool:
+        signed = sign(*given)
+        if (name := next(names, None)) is not None:
+            go_on(copy, name)
+        return signed
+
+    monkeypatch.setattr(_exchange, "_checkpoint", and_go_on)
+    assert fogbook("export", str(tmp_path / "log.ndjson"))[0] == 0
+    manifest, _ = read(tmp_path / "log.ndjson")
+    assert next(names, None) is None and manifest.position == head(copy)[0]
+    signed = [int(note.splitlines()[1]) for note in manifest.checkpoints.values() if note]
+    assert signed == [manifest.events, manifest.commands + manifest.attestations]
 
 
 @pytest.mark.parametrize(
@@ -546,7 +576,7 @@ def test_a_replayed_economy_reaches_the_same_digests_and_roots(
     assert filled.checkpoints == {log: size for log, (size, _) in signed.items()}
     follow(there)
     assert digests(there) == digests(lived)
-    assert verify(there.connect, "main", quiet).problems == []
+    assert differs_by_the_foreign_event_only(there)
     assert roots(there, filled.checkpoints) == {log: root for log, (_, root) in signed.items()}
     assert filled.roots[EVENTS] == roots(there, {EVENTS: filled.position})[EVENTS].hex()
 
@@ -558,7 +588,7 @@ def test_the_other_installation_signs_what_it_was_given_with_keys_of_its_own(
     with lived.connect() as connection:
         filled = log_into(there.superuser_url, connection, "main", None, quiet)
     follow(there)
-    with there.connect() as connection:
+    with there.signer() as connection:
         signed = checkpoint_now(connection, b"the secret of another house", "elsewhere.test", "main")
         keys = connection.execute(
             "SELECT serial, retired_at IS NULL FROM signing_keys ORDER BY serial"
@@ -568,7 +598,7 @@ def test_the_other_installation_signs_what_it_was_given_with_keys_of_its_own(
     assert signed[EVENTS].root.hex() == filled.roots[EVENTS]
     for log, size in filled.checkpoints.items():
         assert roots(there, {log: size}) == roots(lived, {log: size})
-    assert verify(there.connect, "main", quiet).problems == []
+    assert differs_by_the_foreign_event_only(there)
 
 
 def test_a_log_goes_on_where_it_was_replayed_to(copy: Database, new_database: NewDatabase) -> None:
@@ -744,6 +774,30 @@ def test_a_forged_export_is_refused_and_nothing_is_inserted(whole: Path, empty: 
     assert not any(rows(empty).values())
 
 
+def test_only_what_a_trusted_key_has_signed_is_replayed(
+    lived: Database, whole: Path, empty: Database, new_database: NewDatabase, tmp_path: Path
+) -> None:
+    with lived.connect() as connection:
+        (vkey, *_) = survey(connection, "main").verifier_keys
+    there = new_database()
+    filled = export_into(there.superuser_url, whole, None, None, quiet, [vkey])
+    assert filled.trusted and filled.unsigned == {} and copied(there, lived)
+    other = str(verifier_key(f"{ORIGIN}/main", bytes(range(32))))
+    with pytest.raises(ReplayRefused, match="not signed as it should be"):
+        export_into(empty.superuser_url, whole, None, None, quiet, [other])
+    with pytest.raises(ReplayRefused, match="not signed as it should be: "):
+        export_into(empty.superuser_url, whole, None, None, quiet, ["nonsense"])
+
+    early = written(lived, tmp_path / "early.ndjson", str(head(lived)[0] - 2))
+    beyond = export_into(new_database().superuser_url, early, None, None, quiet)
+    assert not beyond.trusted and set(beyond.unsigned) == {EVENTS, FATES}
+    for file in (early, altered(whole, unsigned)):
+        for at in (None, "10"):
+            with pytest.raises(ReplayRefused, match=r"covers the last \d+ events"):
+                export_into(empty.superuser_url, file, at, None, quiet, [vkey])
+    assert not any(rows(empty).values())
+
+
 def test_an_export_that_breaks_off_inserts_nothing(
     whole: Path, empty: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -815,6 +869,8 @@ def test_the_command_replays_this_log_or_an_export_of_it(
         (("--into", "HERE", "--stream", "wallet:ana"), 2, "--into takes the whole log"),
         (("--into", "HERE", "--type", "Credited"), 2, "--into takes the whole log"),
         (("--file", "log.ndjson"), 2, "--file goes with --into"),
+        (("--key", "x"), 2, "--file goes with --into"),
+        (("--into", "HERE", "--key", "x"), 2, "--key goes with --file"),
     ],
 )
 def test_what_cannot_be_replayed_is_refused(

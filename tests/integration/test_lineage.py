@@ -366,6 +366,36 @@ def test_what_callers_tie_together_is_a_tree_too(run: Any) -> None:
     run(scene)
 
 
+def test_a_long_chain_of_causes_is_climbed_in_few_questions_and_not_without_end(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(w: World) -> None:
+        pay = Transfer("wallet:ana", "wallet:ben", 1)
+        ids = [(await w.village.issue(pay, "ana", correlation="order/7"))["command_id"]]
+        for _ in range(30):
+            ids.append((await w.village.issue(pay, "ana", causation=ids[-1]))["command_id"])
+        await w.village.catch_up()
+        asked: list[str] = []
+        rows = _tree.Commands._rows
+
+        async def count(self: Any, sql: str, **values: Any) -> list[Any]:
+            asked.append(sql)
+            return await rows(self, sql, **values)
+
+        monkeypatch.setattr(_tree.Commands, "_rows", count)
+        assert (await w.tree(ids[0]))["elsewhere"] == "order/7"
+        short = len(asked)
+        asked.clear()
+        assert (await w.tree(ids[-1]))["elsewhere"] == "order/7"
+        assert len(asked) == short
+        monkeypatch.setattr(_tree, "MOST_CLIMBED", 31)
+        assert (await w.tree(ids[-1]))["elsewhere"] == "order/7"
+        monkeypatch.setattr(_tree, "MOST_CLIMBED", 30)
+        assert await w.refused(f"correlations/{ids[-1]}") == (422, "lineage-too-deep")
+
+    run(scene)
+
+
 def test_another_zone_tells_of_its_own_part(run: Any, database: Database) -> None:
     async def scene(w: World) -> None:
         async with economy(database, "south") as south:

@@ -74,7 +74,7 @@ def run(database: Database) -> Callable[..., None]:
 
 
 def signed(village: Economy) -> dict[str, Signed]:
-    with village.database.connect() as connection:
+    with village.database.signer() as connection:
         return extend_and_sign(connection, SECRET, ORIGIN, village.zone)
 
 
@@ -87,7 +87,7 @@ async def transfers(village: Economy, count: int) -> None:
 async def signer(village: Economy) -> AsyncIterator[None]:
     """The process that signs checkpoints, at an interval too long to matter."""
     stopping = threading.Event()
-    checkpoints = Checkpoints(village.database.connect, SECRET, ORIGIN, 3_600, stopping)
+    checkpoints = Checkpoints(village.database.signer, SECRET, ORIGIN, 3_600, stopping)
     thread = threading.Thread(target=checkpoints.run)
     thread.start()
     try:

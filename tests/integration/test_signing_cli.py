@@ -197,8 +197,9 @@ def test_metrics_tell_the_same_and_readiness_does_not_depend_on_it(zone: Zone) -
     log = {"log": "events", "zone": "main"}
     assert asyncio.run(ask("/readyz")).status_code == 200
     assert metric("fogbook_unsigned_entries", **log) == 5
-    with zone.database.connect() as connection:
+    with zone.database.signer() as connection:
         zone.go_on(connection)
+    with zone.database.connect() as connection:
         connection.execute(
             "INSERT INTO archives (zone, projection, generation, code, live, position)"
             " VALUES ('main', 'ledger', 1, '1', true, 3)"

@@ -12,6 +12,7 @@ import structlog
 
 from commands._codec import attestation_leaf, microseconds, zone_prefix
 from commands._signatures import log_key
+from ops.migrate import migrate
 from ops.signing import SigningRefused, checkpoint_now, list_keys, retire, rotate
 from projections._attestations import KEY, READ_MODEL, add
 from projections._digest import shown, store
@@ -48,7 +49,7 @@ class Signer(Checkpoints):
 
     def __init__(self, database: Database) -> None:
         self.stop = threading.Event()
-        super().__init__(database.connect, SECRET, ORIGIN, 3_600.0, self.stop)
+        super().__init__(database.signer, SECRET, ORIGIN, 3_600.0, self.stop)
 
     def again(self) -> None:
         self._due = 0.0
@@ -66,7 +67,7 @@ def checkpoints(database: Database) -> Iterator[Signer]:
 
 def test_rotated_keys_sign_side_by_side_and_old_checkpoints_stay_valid(zone: Zone) -> None:
     zone.append(2, 2)
-    with zone.database.connect() as connection, zone.database.superuser() as owner:
+    with zone.database.signer() as connection, zone.database.superuser() as owner:
         before = zone.go_on(connection)[EVENTS].note
         assert rotate(connection, SECRET, ORIGIN, zone.name) == 2
         both = zone.go_on(connection)[EVENTS]
@@ -96,7 +97,7 @@ def test_rotated_keys_sign_side_by_side_and_old_checkpoints_stay_valid(zone: Zon
 
 
 def test_a_key_that_a_zone_cannot_do_without_is_not_retired(zone: Zone) -> None:
-    with zone.database.connect() as connection, zone.database.superuser() as owner:
+    with zone.database.signer() as connection, zone.database.superuser() as owner:
         with pytest.raises(SigningRefused, match="no signing key 1"):
             retire(owner, zone.name, 1)
         zone.go_on(connection)
@@ -115,26 +116,67 @@ def test_a_key_that_a_zone_cannot_do_without_is_not_retired(zone: Zone) -> None:
             rotate(connection, SECRET, ORIGIN, zone.name)
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE signing_keys SET retired_at = now()",
-        "UPDATE signed_checkpoints SET note = ''",
-        "DELETE FROM signed_checkpoints",
-        "UPDATE attestations SET body = ''",
-        "DELETE FROM attestations",
-        "DELETE FROM tiles",
-        "DELETE FROM trees",
-        "INSERT INTO witnesses (name, verifier_key) VALUES ('w', 'v')",
-    ],
-)
-def test_the_role_that_fogbook_works_in_cannot_take_anything_back(database: Database, statement: str) -> None:
+ADD_CHECKPOINT = "INSERT INTO signed_checkpoints VALUES ('main', 'events', 1000000000, '', '')"
+ADD_ATTESTATION = "INSERT INTO attestations VALUES ('main', 1, 0, 'read-model', '', now(), '')"
+FOR_NOBODY = [
+    "UPDATE signing_keys SET retired_at = now()",
+    "UPDATE signed_checkpoints SET note = ''",
+    "DELETE FROM signed_checkpoints",
+    "UPDATE attestations SET body = ''",
+    "DELETE FROM attestations",
+    "DELETE FROM tiles",
+    "DELETE FROM trees",
+    "INSERT INTO witnesses (name, verifier_key) VALUES ('w', 'v')",
+]
+FOR_SIGNERS = [
+    "UPDATE trees SET origin = 'another'",
+    "UPDATE trees SET size = 0, root = ''",
+    "UPDATE trees SET refused = ''",
+    "INSERT INTO trees (zone, log, origin, root) VALUES ('z', 'events', 'o', '')",
+    "INSERT INTO tiles VALUES ('main', 'events', 0, 0, '')",
+    "UPDATE tiles SET hashes = ''",
+    "INSERT INTO signing_keys (zone, serial, public_key) VALUES ('main', 9, '')",
+    ADD_CHECKPOINT,
+    ADD_ATTESTATION,
+]
+FOR_OTHERS = [
+    "INSERT INTO heads (zone, clock) VALUES ('z', 'real')",
+    "UPDATE heads SET position = 0",
+    "DELETE FROM events",
+    "INSERT INTO events SELECT * FROM events",
+    "INSERT INTO commands SELECT * FROM commands",
+    "INSERT INTO cosignatures VALUES ('main', 'events', 1, '', 'w', '')",
+    "UPDATE digests SET accumulator = ''",
+    "UPDATE checkpoints SET position = 0",
+    "SELECT * FROM api_keys",
+    "SELECT * FROM read.timers",
+]
+
+
+@pytest.mark.parametrize("statement", [*FOR_NOBODY, *FOR_SIGNERS])
+def test_the_role_that_fogbook_works_in_cannot_sign_or_take_anything_back(
+    database: Database, statement: str
+) -> None:
     with database.connect() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute(statement.encode())
 
 
+@pytest.mark.parametrize("statement", [*FOR_NOBODY, *FOR_OTHERS])
+def test_the_role_that_signs_cannot_do_anything_else(database: Database, statement: str) -> None:
+    with database.signer() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement.encode())
+
+
+def test_rights_that_an_earlier_version_gave_are_taken_back(database: Database) -> None:
+    with database.superuser() as owner:
+        owner.execute("GRANT INSERT ON signed_checkpoints TO fogbook_app")
+    migrate(database.superuser_url)
+    with database.connect() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(ADD_CHECKPOINT.encode())
+
+
 def test_another_secret_signs_nothing(zone: Zone) -> None:
-    with zone.database.connect() as connection:
+    with zone.database.signer() as connection:
         zone.go_on(connection)
         zone.append(1, 1)
         with pytest.raises(WrongSecret, match="FOGBOOK_PEPPER"):
@@ -145,7 +187,7 @@ def test_another_secret_signs_nothing(zone: Zone) -> None:
         with zone.database.superuser() as owner:
             owner.execute("UPDATE signing_keys SET retired_at = now()")
         with pytest.raises(Unsignable, match="no signing key"):
-            sign(connection, SECRET, zone.name, EVENTS)
+            sign(connection, SECRET, ORIGIN, zone.name, EVENTS)
         # As after a replay from elsewhere, where all keys are somebody else's: the next one is this installation's.
         signed = checkpoint_now(connection, SECRET, ORIGIN, zone.name)[EVENTS]
         assert open_checkpoint(signed.note, keys(connection, zone.name)[1:]).size == 1
@@ -179,7 +221,7 @@ BROKEN = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_contradicts_itself_is_not_signed(zone: Zone, what: str) -> None:
     zone.append(300, 3)
-    with zone.database.connect() as connection:
+    with zone.database.signer() as connection:
         zone.go_on(connection)
         zone.append(230, 2)
         with connection.transaction():
@@ -211,7 +253,7 @@ def test_a_log_that_went_back_is_not_signed_and_others_are(
     (said,) = [each for each in logs if each["log_level"] == "critical"]
     assert (said["event"], said["zone"], said["kind"]) == ("nothing_is_signed", "main", "LogWentBack")
     assert other.newest() == 2 and zone.newest() == 4
-    with zone.database.connect() as connection, pytest.raises(LogWentBack):
+    with zone.database.signer() as connection, pytest.raises(LogWentBack):
         extend(connection, zone.name, log)
 
 
@@ -221,7 +263,7 @@ def test_a_log_that_went_back_is_not_signed_and_others_are(
 def test_the_digests_of_live_read_models_are_attested_when_they_change(database: Database) -> None:
     play(database)
     follow(database)
-    with database.connect() as connection:
+    with database.signer() as connection, database.connect() as follower:
 
         def live() -> dict[str, tuple[int, str, int, str]]:
             """What stands in the database, by the function that shows accumulators."""
@@ -246,12 +288,12 @@ def test_the_digests_of_live_read_models_are_attested_when_they_change(database:
         assert attest(connection, "main") == 0
 
         # One that has changed is attested again, the others are not.
-        store(connection, "main", [("ledger", stood["ledger"][0], 12345)])
+        store(follower, "main", [("ledger", stood["ledger"][0], 12345)])
         assert attest(connection, "main") == 1
         assert said()[-1] == ("ledger", live()["ledger"]) != ("ledger", stood["ledger"])
 
         # So is one that misses events; which ones, it says.
-        connection.execute(
+        follower.execute(
             "INSERT INTO quarantine (zone, projection, generation, position, stream, attempts, quarantined, error)"
             " SELECT 'main', 'ledger', 1, n, 's', 6, n <> 4, 'e' FROM unnest('{9,3,4}'::bigint[]) AS n"
         )
@@ -261,7 +303,7 @@ def test_the_digests_of_live_read_models_are_attested_when_they_change(database:
 
 
 def test_an_attestation_is_hashed_as_it_is_stored(zone: Zone) -> None:
-    with zone.database.connect() as connection:
+    with zone.database.signer() as connection:
         zone.go_on(connection)
         rotate(connection, SECRET, ORIGIN, zone.name)
         rows = connection.execute(
@@ -284,7 +326,7 @@ def test_whoever_wants_a_size_has_it_signed_at_once(zone: Zone, checkpoints: Sig
     thread.start()
     try:
         eventually(lambda: zone.newest(FATES) >= 0)
-        with zone.database.connect() as connection:
+        with zone.database.signer() as connection:
             for log, size in ((EVENTS, 7), (FATES, 5)):
                 zone.append(7, 2)
                 assert zone.newest(log) < size
@@ -302,7 +344,7 @@ def test_what_nobody_waits_for_is_left_to_the_interval(zone: Zone, checkpoints: 
     checkpoints.look()
     assert zone.newest() == 0
     # A size that the log has not reached wakes the signer for what there is, and not again.
-    with zone.database.connect() as connection:
+    with zone.database.signer() as connection:
         connection.execute("UPDATE trees SET wanted = 1000")
         checkpoints.look()
         assert zone.newest() == 3
@@ -344,9 +386,10 @@ def test_a_zone_that_stands_still_is_left_alone(
     assert look() == ["other"]
     zone.append(0, 1)
     assert look() == ["main"]
-    with zone.database.connect() as connection:
+    with zone.database.signer() as connection:
         rotate(connection, SECRET, ORIGIN, "other")
-        assert look() == ["other"]
+    assert look() == ["other"]
+    with zone.database.connect() as connection:
         ensure_checkpoints(connection, "main")
-        assert look() == ["main"]
+    assert look() == ["main"]
     assert look() == []

@@ -9,19 +9,14 @@ from random import Random
 import psycopg
 import pytest
 
-from ops import auditor
-from ops.export import one_moment, stored_entries, survey, write_ndjson
-from ops.home import Refused
 from ops.servers import Servers
-from projections._attestations import fate_index
-from tests import harms
+from tests.audited import EXPORTED, audited, named
 from tests.campaign import RARELY, Tally, check_honest, thrown_away
 from tests.chronicles import Chronicle, Features, live_through
 from tests.tampering import (
     KINDS,
     Expected,
     Harm,
-    Where,
     all_tables,
     harmed,
     has_changed,
@@ -35,7 +30,6 @@ SEED = 11
 EVERY = 5
 """Of the kinds that cost most, each fifth takes part."""
 
-LOG_KINDS = [name for name, each in KINDS.items() if each.run.__module__ == harms.log.__name__]
 ALL = [
     *(name for name, each in KINDS.items() if not each.models and not name.startswith(RARELY)),
     *[name for name, each in KINDS.items() if each.models][::EVERY],
@@ -114,22 +108,6 @@ def test_a_harm_that_does_nothing_or_is_not_found_fails_a_run(
 
 # The auditor that shares nothing with us
 
-NOT_EXPORTED = (
-    "snapshot",
-    "the head",
-    "a deleted head",
-    "before the first",
-    "an event appended",
-    "an inserted fate",
-    "a deleted log",
-    "another application",
-)
-"""What an export does not hold: it begins at the first position and ends where the head says."""
-
-EXPORTED = [
-    name for name in LOG_KINDS if name.endswith("with it") or not any(part in name for part in NOT_EXPORTED)
-]
-
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_the_stand_alone_auditor_finds_what_is_altered_in_the_log(
@@ -143,50 +121,5 @@ def test_the_stand_alone_auditor_finds_what_is_altered_in_the_log(
     assert any(each in line for line in said for each in wanted), (said[:5], wanted)
 
 
-def named(connection: psycopg.Connection[object], where: Where) -> list[str]:
-    """How the auditor may name a place: as such, as an entry of its log, or by the first checkpoint that covers it.
-    An export of a log that has gaps is refused."""
-    refused = "entries and holds"
-    if (number := where.get("command")) is not None:
-        index = fate_index(connection, "main", number)
-        return [
-            f"command {number}:",
-            f"command {number} at",
-            f"fates, entry {index}:",
-            *_covering("fates", index),
-            refused,
-        ]
-    position = where["position"]
-    cut_off = f"events, size {position - 1}: "
-    return [
-        f"position {position}:",
-        f"events, entry {position - 1}:",
-        *_covering("events", position),
-        cut_off,
-        refused,
-    ]
-
-
-def _covering(log: str, place: int) -> list[str]:
-    return [f"{log}, size {size}: the root is not that of {log}" for size in range(place + 1, place + 200)]
-
-
 def test_the_stand_alone_auditor_raises_no_alarm(chronicle: Chronicle, tmp_path: Path) -> None:
     assert audited(chronicle, tmp_path / "export.ndjson") == []
-
-
-def audited(chronicle: Chronicle, path: Path) -> list[str]:
-    """What the auditor says of an export, with what was kept elsewhere; or why there is none."""
-    source = None
-    try:
-        with chronicle.database.connect() as connection, one_moment(connection):
-            manifest = survey(connection, "main")
-            write_ndjson(path, manifest, stored_entries(connection, manifest), lambda done, total: None)
-        keys = [auditor.parse_vkey(text) for text in chronicle.vkeys]
-        source = auditor.Export(str(path))
-        return auditor.audit(source, keys, chronicle.held).differences
-    except (Refused, auditor.Unusable) as error:
-        return [str(error)]
-    finally:
-        if source is not None:
-            source.file.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
@@ -18,7 +21,7 @@ from commands._recorder import Datastore, FogbookApplicationRecorder
 from domain.ledger import OpenWallet, Transfer
 from ops.home import Refused
 from ops.servers import Servers
-from ops.verify import Found, verify
+from ops.verify import Found, _aside, verify
 from ops.zones import ensure_zone
 from projections._archive import past_name
 from projections._digest import recompute, to_bytes
@@ -126,9 +129,8 @@ def test_a_quarantined_event_leaves_rows_incomplete_and_is_no_difference(
     commands = [command(OpenWallet("wallet:eva"), "eva", "open")]
     commands += [command(Transfer("wallet:ana", "wallet:eva", 1), "ana", f"eva{i}") for i in range(3)]
     assert issue(copy, commands) == [200] * 4
-    with monkeypatch.context() as patched:
-        patched.setitem(ledger.handlers, "Credited", poison)
-        follow(copy)
+    monkeypatch.setitem(ledger.handlers, "Credited", poison)
+    follow(copy)
     publish(copy)
     with copy.superuser() as connection:
         row = connection.execute("SELECT count(*) FROM quarantine WHERE quarantined").fetchone()
@@ -139,6 +141,137 @@ def test_a_quarantined_event_leaves_rows_incomplete_and_is_no_difference(
     assert run(copy).count, "then the rows lack events for no reason"
 
 
+def without_the_newest(database: Database, said: str) -> tuple[int, str]:
+    """A follower whose handler fails at the newest event of a wallet, however it fails, leaves this behind."""
+    ledger = all_projections()["ledger"]
+    handle = ledger.handlers["Credited"]
+    assert issue(database, [command(OpenWallet("wallet:eva"), "eva", "open")]) == [200]
+    assert issue(database, [command(Transfer("wallet:ana", "wallet:eva", 7), "ana", "to eva")]) == [200]
+
+    def passed_over(rows: Any, event: Any, record: Any) -> None:
+        if record.stream != "wallet:eva":
+            handle(rows, event, record)
+
+    with patch.dict(ledger.handlers, {"Credited": passed_over}):
+        follow(database)
+    with database.superuser() as connection:
+        row = connection.execute(
+            "INSERT INTO quarantine SELECT zone, 'ledger', 1, position, stream, 6, true, %s FROM events "
+            "WHERE stream = 'wallet:eva' AND type = 'Credited' RETURNING position, stream",
+            (said,),
+        ).fetchone()
+        assert row is not None
+        connection.execute("DELETE FROM archives")
+        for declared in tables():
+            connection.execute(f"TRUNCATE {past_name(declared)}")
+    return row[0], row[1]
+
+
+def hang() -> None:
+    while True:
+        pass
+
+
+FAILURES: dict[str, tuple[str, Callable[[], None]]] = {
+    "it hangs": ("hung: HandlerHung()", hang),
+    "it ends its process": ("its worker died", lambda: os._exit(0)),
+    "it is killed": ("its worker died", lambda: os.kill(os.getpid(), signal.SIGKILL)),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_an_event_at_which_a_handler_dies_is_no_difference_but_said(
+    copy: Database, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    said, fail = FAILURES[failure]
+    monkeypatch.setattr(_aside, "CAREFUL_LIMIT_S", 1.0)
+    position, stream = without_the_newest(copy, said)
+    ledger = all_projections()["ledger"]
+    handle = ledger.handlers["Credited"]
+
+    def deadly(rows: Any, event: Any, record: Any) -> None:
+        if record.stream == stream:
+            fail()
+        handle(rows, event, record)
+
+    with patch.dict(ledger.handlers, {"Credited": deadly}):
+        found = run(copy)
+    assert found.problems == [] and found.set_aside == 1
+    assert (
+        found.unproven == [f"zone main: ledger has set aside what its handlers fail at: {position}"]
+        and found.as_json()["unproven"]
+    )
+
+
+@pytest.mark.parametrize("said", ["hung: HandlerHung()", "its worker died", "raised: ValueError()"])
+def test_an_event_that_is_set_aside_although_it_folds_is_named(copy: Database, said: str) -> None:
+    """Rows and digest are those of a fold without it, and nothing was attested of it."""
+    position, _ = without_the_newest(copy, said)
+    found = run(copy, deep=True)
+    assert found.set_aside == 0
+    whats = {(each.position, each.table, each.what) for each in found.problems}
+    assert (position, "quarantine", "ledger: it is set aside although it folds") in whats
+    assert any(
+        each.table == "read.ledger_balances" and each.row == ["wallet:eva", "FOG"] for each in found.problems
+    )
+
+
+def test_what_is_set_aside_is_one_that_raises_and_all_behind_it(copy: Database) -> None:
+    ledger = all_projections()["ledger"]
+    handle = ledger.handlers["Credited"]
+
+    def poison(rows: Any, event: Any, record: Any) -> None:
+        if record.version == 2 and record.stream == "wallet:eva":
+            raise ValueError("poison")
+        handle(rows, event, record)
+
+    commands = [command(OpenWallet("wallet:eva"), "eva", "open")]
+    commands += [command(Transfer("wallet:ana", "wallet:eva", 1), "ana", f"eva{i}") for i in range(3)]
+    assert issue(copy, commands) == [200] * 4
+    with patch.dict(ledger.handlers, {"Credited": poison}):
+        follow(copy)
+        found = run(copy)
+        assert found.problems == [] and found.set_aside == 3
+        with copy.superuser() as connection:
+            rows = connection.execute("SELECT position FROM quarantine ORDER BY position").fetchall()
+        first, *_, last = (row[0] for row in rows)
+        root = f"WHERE position = {first}"
+        copied = "INSERT INTO quarantine SELECT zone, projection, generation,"
+        rest = f"stream, attempts, quarantined, error FROM quarantine {root}"
+        for statement, position, says in (
+            (f"UPDATE quarantine SET error = 'hung: x' {root}", first, "its handler raises"),
+            (f"UPDATE quarantine SET stream = 'wallet:ben' {root}", first, "of another stream"),
+            (f"DELETE FROM quarantine WHERE position = {last}", last, "although an earlier event"),
+            (f"{copied} 1, {rest}", 1, "no event that would be folded"),
+            (f"{copied} 9000, {rest}", 9000, "no event that would be folded"),
+        ):
+            with harmed(copy, statement):
+                named = [e for e in run(copy).problems if e.table == "quarantine" and e.position == position]
+            assert any(says in each.what for each in named), (statement, named)
+
+
+def test_other_code_is_a_difference_until_it_was_rebuilt(copy: Database) -> None:
+    """Rows, digest, code and generation altered at once: nothing that was attested is of that generation."""
+    ledger = all_projections()["ledger"]
+    with copy.superuser() as connection:
+        for name in [table.name for table in ledger.tables] + ["checkpoints", "digests"]:
+            which = " AND projection = 'ledger'" if "." not in name else ""
+            connection.execute(f"UPDATE {name} SET generation = generation + 1 WHERE zone = 'main'{which}")
+        connection.execute("UPDATE checkpoints SET code = '0000000000000000' WHERE projection = 'ledger'")
+        connection.execute("UPDATE read.ledger_balances SET posted = posted + 1 WHERE account = 'wallet:ben'")
+        faked = to_bytes(recompute(connection, "main", ledger, 2))
+        connection.execute("UPDATE digests SET accumulator = %s WHERE projection = 'ledger'", (faked,))
+        connection.execute("UPDATE archives SET code = '7.d1' WHERE projection = 'ledger'")
+    named = {(each.table, each.field, each.what.partition(" (")[0]) for each in run(copy).problems}
+    assert named == {
+        ("checkpoints", "code", "its read model was folded by other code"),
+        ("archives", "code", "its past rows were folded by other code"),
+    }
+    rebuild(copy.connect, "main", ledger)
+    archive(copy)
+    assert run(copy).problems == []
+
+
 # What is altered
 
 
@@ -146,6 +279,10 @@ Where = dict[str, Any]
 ONE = "zone = 'main' AND position = 77"
 
 LOG_HARMS: dict[str, tuple[str, Where]] = {
+    "an event that no command tells of": (
+        f"UPDATE events SET meta = '', type = 'Elsewhere' WHERE {ONE}",
+        {"position": 77, "what": "no command tells of it"},
+    ),
     "a byte of data": (f"UPDATE events SET data = set_byte(data, 20, 65) WHERE {ONE}", {"position": 77}),
     "a byte of meta": (f"UPDATE events SET meta = set_byte(meta, 12, 57) WHERE {ONE}", {"position": 77}),
     "a stream": (f"UPDATE events SET stream = 'wallet:eve' WHERE {ONE}", {"position": 77}),
@@ -416,6 +553,30 @@ def test_a_timer_counts_as_done_only_with_its_command(copy: Database) -> None:
         connection.execute("UPDATE timer_fates SET attempts = 2")
         connection.execute("INSERT INTO timer_fates VALUES ('main', 'hold:h2', 1, true, now(), '')")
         assert fates_of_timers(copy) == {"hold:h2"}
+
+
+def test_a_settled_timer_and_one_for_another_zone_need_their_commands_as_well(copy: Database) -> None:
+    """A timer that has no row any more, or never had one, was issued here or in whatever zone it was for."""
+    ensure_zone(copy.url, "village")
+    sent = command(OpenWallet("wallet:eva"), "eva", "timer:main:hold:h4:1")
+    assert issue(copy, [sent], "village") == [200]
+    assert issue(copy, [command(OpenWallet("wallet:eva"), "eva", "timer:hold:h3:1")]) == [200]
+    rows = (
+        "INSERT INTO read.timers (zone, generation, timer, to_zone, position) VALUES ('main', 1, %s, %s, 3)"
+    )
+    with copy.superuser() as connection:
+        for timer in ("hold:h3", "hold:h4"):
+            connection.execute("INSERT INTO timer_fates VALUES ('main', %s, 1, true, now(), '')", (timer,))
+        assert not fates_of_timers(copy)
+        connection.execute(rows, ("hold:h3", "village"))
+        connection.execute(rows, ("hold:h4", "elsewhere"))
+        assert fates_of_timers(copy) == {"hold:h3", "hold:h4"}
+        connection.execute("DELETE FROM read.timers WHERE timer IN ('hold:h3', 'hold:h4')")
+        connection.execute("UPDATE timer_fates SET attempts = 2")
+        assert fates_of_timers(copy) == {"hold:h3", "hold:h4"}
+        connection.execute("DELETE FROM timer_fates")
+        connection.execute("INSERT INTO timer_fates VALUES ('main', 'unbonding:x', 1, true, now(), '')")
+        assert fates_of_timers(copy) == {"unbonding:x"}
 
 
 def fates_of_timers(database: Database) -> set[str]:

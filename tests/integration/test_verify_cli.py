@@ -149,6 +149,19 @@ def test_replaced_keys_show_where_the_secret_or_the_key_is_known(
     assert code == 1 and {each["table"] for each in json.loads(out)["named"]} >= {"signing_keys"}
 
 
+def test_what_is_not_proven_is_named_and_not_called_well(fogbook: Fogbook, copy: Database) -> None:
+    with copy.superuser() as connection:
+        connection.execute("DELETE FROM witnesses")
+    code, out, _ = fogbook(database=copy, pepper=PEPPER)
+    first, last = out.splitlines()
+    assert code == 0 and first.startswith("not proven: zone main: the cosignature of witness.example")
+    assert last.startswith("Nothing differs, but not all is proven: ")
+    said = json.loads(fogbook("--json", database=copy, pepper=PEPPER)[1])
+    assert (
+        said["ok"] and said["unread"] == 1 and [f"not proven: {each}" for each in said["unproven"]] == [first]
+    )
+
+
 def test_it_goes_on_where_it_was(fogbook: Fogbook, honest: Honest, tmp_path: Path) -> None:
     memory = tmp_path / "verified"
     first = json.loads(fogbook("--resume", memory, "--json", database=honest.database)[1])

@@ -67,6 +67,22 @@ def test_every_channel_is_appended_to(document: Json) -> None:
     assert len(channels) == len(document["channels"]) == len(document["operations"])
 
 
+def test_what_may_be_sealed_is_marked(document: Json) -> None:
+    """Personal texts, also where they were sealed in another zone."""
+
+    def payload(name: str) -> Any:
+        return resolved(document, document["components"]["messages"][name]["payload"])["properties"]
+
+    for properties, personal in (
+        (payload("Debited"), {"memo"}),
+        (payload("TokensBurned"), {"reason"}),
+        (payload("TokensMinted"), set()),
+        (payload("ProfileSet"), {"display_name", "contact"}),
+        (payload("TransferInitiated")["packet"]["properties"], {"memo"}),
+    ):
+        assert {name for name, field in properties.items() if field.get("x-personal")} == personal
+
+
 def test_every_type_of_event_is_a_message_of_its_context(document: Json) -> None:
     messages = document["components"]["messages"]
     assert set(messages) == set(event_types())

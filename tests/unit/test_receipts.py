@@ -7,6 +7,7 @@ import copy
 import json
 from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands._codec import event_entry, fate_entry, zone_prefix
-from projections._notes import Checkpoint, sign_checkpoint, verifier_key
+from ops.verify._receipts import of_both_logs, verify_receipt
+from projections._notes import Checkpoint, parse_key, sign_checkpoint, verifier_key
 from projections._tree import Tree, inclusion_proof, leaf_hash
 from queries._receipts import (
     FAILURES,
@@ -135,6 +137,39 @@ def test_the_receipt_of_a_refused_command_has_no_events() -> None:
 def test_an_operator_who_signs_anything_is_still_held_to_his_word(receipt: Any, message: str) -> None:
     with pytest.raises(BadReceipt, match=message):
         check_receipt(receipt, VKEYS)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 200},
+        ANSWER,
+        {"status": 409, "position": 3},
+        {"status": "409", "events": EVENTS, "position": 5},
+        {},
+    ],
+)
+def test_an_answer_that_lies_of_a_refusal_is_refused(answer: Any) -> None:
+    with pytest.raises(BadReceipt, match="did not tell how the command was refused"):
+        check_receipt(made(answer, 409, count=0), VKEYS)
+
+
+def test_what_became_of_the_command_is_told_by_the_log_and_not_by_the_answer(tmp_path: Path) -> None:
+    odd = {"type": "/problems/x", "status": 409, "events": EVENTS, "command_id": "c9"}
+    for receipt, accepted in ((GOOD, True), (made(odd, 409, count=0), False)):
+        fate = check_receipt(receipt, VKEYS)
+        assert (fate.number, fate.position, fate.status) == (3, 5, 200 if accepted else 409)
+        (tmp_path / "receipt").write_text('{"command_id":"c9",' + json.dumps(receipt)[1:])
+        proven = verify_receipt(tmp_path / "receipt", VKEYS[:1], None)
+        assert (proven["command_id"], proven["accepted"], proven["position"]) == ("c3", accepted, 5)
+
+
+def test_a_key_is_trusted_for_both_logs_of_a_zone_even_of_one_called_fates() -> None:
+    assert {key.name for key in of_both_logs(parse_key(VKEYS[1]))} == {
+        ORIGIN,
+        f"{ORIGIN}/fates",
+        f"{ORIGIN}/fates/fates",
+    }
 
 
 def test_a_receipt_of_a_log_that_nobody_knows_convinces_nobody() -> None:

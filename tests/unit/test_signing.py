@@ -25,6 +25,7 @@ from commands._codec import (
     event_leaf,
     fate_entry,
     fate_leaf,
+    hashed_fate_entry,
     zone_prefix,
 )
 from commands._signatures import installation, log_key, zone_key
@@ -120,6 +121,26 @@ def test_an_attestations_entry_says_where_it_stands(
     assert entry.prefixed() == kind.encode()
     assert entry.number("q") == at_us
     assert (entry.prefixed(), entry.rest) == (body, b"")
+
+
+@given(st.text(min_size=1, max_size=64), U64, st.integers(0, 2**48 - 1), TEXT, BYTES)
+def test_neither_entry_of_the_second_log_can_be_taken_for_the_other(
+    principal: str, number: int, after_number: int, text: str, body: bytes
+) -> None:
+    fate = fate_entry(ZONE, number, principal, text, text, body, None, 200, body, 0, 0, 0)
+    attestation = attestation_entry(ZONE, number, after_number, text, 0, body)
+    for entry, told in ((fate, True), (attestation, False)):
+        read = Reader(entry)
+        assert (read.prefixed(), read.number("Q")) == (b"main", number)
+        assert (read.number("H") != 0) == told
+
+
+@given(BYTES, BYTES)
+def test_a_fates_entry_needs_the_hashes_only(request: bytes, answer: bytes) -> None:
+    hashes = hashlib.sha256(request).digest(), hashlib.sha256(answer).digest()
+    assert hashed_fate_entry(ZONE, 1, "p", "a", "k", hashes[0], None, 200, hashes[1], 5, 1, 9) == (
+        fate_entry(ZONE, 1, "p", "a", "k", request, None, 200, answer, 5, 1, 9)
+    )
 
 
 def test_what_does_not_fit_into_a_bundle_of_entries_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The keyring: personal texts are sealed under a key per principal, and unreadable once it is destroyed."""
+"""The keyring: personal texts are sealed under a key per zone and principal, and unreadable once it is destroyed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from commands._models import MOST_SEALED, command_from, model_of
 from commands._subjects import ERASED, KeyDestroyed, Keyring, KeyringUnavailable, personal_fields
 from commands.api import load_routes
 from domain._kernel import Amount, Personal, Text
-from domain.ledger import Transfer
+from domain.ledger import MintTokens, Transfer
 from domain.principals import SetProfile
 from domain.settlement.transfers import InitiateTransfer, ReceiveTransfer
 from ops.problems import Problem
@@ -38,8 +38,8 @@ def keyring(tmp_path: Path) -> Keyring:
     return Keyring(folder, PEPPER)
 
 
-def seal(keyring: Keyring, text: str, principal: str = "ana", field: str = "memo") -> str:
-    return asyncio.run(keyring.sealed(principal, {field: text}))[field]
+def seal(keyring: Keyring, text: str, principal: str = "ana", field: str = "memo", zone: str = "main") -> str:
+    return asyncio.run(keyring.sealed(zone, principal, {field: text}))[field]
 
 
 def shown(keyring: Keyring, **items: Any) -> Any:
@@ -75,8 +75,13 @@ def test_the_longest_text_fits_the_log() -> None:
 def test_the_same_words_are_the_same_bytes_for_one_person_in_one_field_only(keyring: Keyring) -> None:
     one = seal(keyring, "lunch")
     assert one == seal(keyring, "lunch")
-    others = {seal(keyring, "lunch", "ben"), seal(keyring, "lunch", field="note"), seal(keyring, "Lunch")}
-    assert one not in others and len(others) == 3
+    others = {
+        seal(keyring, "lunch", "ben"),
+        seal(keyring, "lunch", field="note"),
+        seal(keyring, "lunch", zone="far"),
+        seal(keyring, "Lunch"),
+    }
+    assert one not in others and len(others) == 4
 
 
 def test_a_keyring_that_begins_anew_opens_what_was_sealed_before(keyring: Keyring) -> None:
@@ -95,7 +100,7 @@ def test_other_installations_give_other_bytes(keyring: Keyring, tmp_path: Path) 
 
 def test_what_is_not_sealed_here_stays_as_it_is(keyring: Keyring) -> None:
     sealed = seal(keyring, "lunch")
-    id = keyring.id_of("ana")
+    id = keyring.id_of("main", "ana")
     for text in (
         "enc:v1:",
         "enc:v1:" + "0" * 32 + ":" + "A" * 40,
@@ -129,16 +134,17 @@ def test_somebody_who_writes_the_form_himself_gets_his_own_words_back(keyring: K
 # Files
 
 
-def test_the_folder_tells_nobodys_name_and_holds_a_key_a_person(keyring: Keyring) -> None:
-    for principal in ("ana", "ben", "ana"):
-        seal(keyring, "lunch", principal)
+def test_the_folder_tells_nobodys_name_and_holds_a_key_a_person_and_zone(keyring: Keyring) -> None:
+    for zone, principal in (("main", "ana"), ("main", "ben"), ("far", "ana"), ("main", "ana")):
+        seal(keyring, "lunch", principal, zone=zone)
     names = files(keyring)
-    assert names == sorted((keyring.id_of("ana"), keyring.id_of("ben")))
+    ids = {keyring.id_of("main", "ana"), keyring.id_of("main", "ben"), keyring.id_of("far", "ana")}
+    assert names == sorted(ids) and len(ids) == 3
     assert not any("ana" in name or "ben" in name for name in names)
     for name in names:
         path = keyring.folder / name
         assert (path.stat().st_size, path.stat().st_mode & 0o777) == (64, 0o600)
-    assert Keyring(keyring.folder, b"another pepper of theirs").id_of("ana") not in names
+    assert Keyring(keyring.folder, b"another pepper of theirs").id_of("main", "ana") not in names
 
 
 def test_of_many_that_make_a_key_at_once_one_wins(keyring: Keyring) -> None:
@@ -148,7 +154,7 @@ def test_of_many_that_make_a_key_at_once_one_wins(keyring: Keyring) -> None:
     with ThreadPoolExecutor(16) as pool:
         sealed = set(pool.map(one, range(64)))
     assert len(sealed) == 1
-    assert files(keyring) == [keyring.id_of("ana")]
+    assert files(keyring) == [keyring.id_of("main", "ana")]
     assert shown(keyring, memo=sealed.pop()) == {"memo": "lunch"}
 
 
@@ -172,7 +178,7 @@ def test_of_many_processes_that_make_a_key_at_once_one_wins(keyring: Keyring) ->
 @pytest.mark.parametrize("broken", ["missing", "a file", "damaged", "lost"])
 def test_a_broken_folder_seals_nothing(keyring: Keyring, broken: str) -> None:
     before = seal(keyring, "lunch")
-    path = keyring.folder / keyring.id_of("ana")
+    path = keyring.folder / keyring.id_of("main", "ana")
     if broken == "damaged":
         path.write_bytes(path.read_bytes()[:63])
     else:
@@ -198,14 +204,14 @@ def test_a_folder_that_cannot_be_written_seals_nothing_new_and_destroys_nothing(
         with pytest.raises(KeyringUnavailable):
             seal(keyring, "lunch", "ben")
         with pytest.raises(KeyringUnavailable):
-            keyring.destroy("ana")
+            keyring.destroy("main", "ana")
     finally:
         keyring.folder.chmod(0o700)
 
 
 def test_a_folder_that_is_missing_is_never_made(keyring: Keyring) -> None:
     keyring.folder.rmdir()
-    for attempt in (lambda: seal(keyring, "lunch"), lambda: keyring.destroy("ana")):
+    for attempt in (lambda: seal(keyring, "lunch"), lambda: keyring.destroy("main", "ana")):
         with pytest.raises(KeyringUnavailable):
             attempt()
     assert not keyring.folder.exists()
@@ -218,7 +224,7 @@ def test_once_destroyed_nothing_is_opened_or_sealed_any_more(keyring: Keyring) -
     hers, his = seal(keyring, "lunch"), seal(keyring, "dinner", "ben")
     other = Keyring(keyring.folder, PEPPER)
     assert shown(other, memo=hers) == {"memo": "lunch"}
-    keyring.destroy("ana")
+    keyring.destroy("main", "ana")
     for each in (keyring, other, Keyring(keyring.folder, PEPPER)):
         assert shown(each, memo=hers, note=his) == {"memo": ERASED, "note": his}
         assert json.loads(each.reveal(json.dumps([{"memo": hers}, {"memo": his}]))) == [
@@ -228,18 +234,33 @@ def test_once_destroyed_nothing_is_opened_or_sealed_any_more(keyring: Keyring) -
         with pytest.raises(KeyDestroyed):
             seal(each, "lunch")
         with pytest.raises(KeyDestroyed):
-            each.make("ana")
-    assert files(keyring) == sorted((keyring.id_of("ben"), f"{keyring.id_of('ana')}.erased"))
-    keyring.destroy("ana")
+            each.make("main", "ana")
+    assert files(keyring) == sorted((keyring.id_of("main", "ben"), f"{keyring.id_of('main', 'ana')}.erased"))
+    keyring.destroy("main", "ana")
+
+
+def test_what_somebody_wrote_in_another_zone_is_not_erased_with_it(keyring: Keyring) -> None:
+    here, there = seal(keyring, "lunch"), seal(keyring, "dinner", zone="far")
+    keyring.destroy("main", "ana")
+    assert shown(keyring, memo=here) == {"memo": ERASED}
+    assert shown(keyring, memo=there) == {"memo": "dinner"}
+    assert seal(keyring, "dinner", zone="far") == there
+    with pytest.raises(KeyDestroyed):
+        seal(keyring, "lunch")
+
+
+def test_no_zone_and_principal_share_a_key_with_another_two(keyring: Keyring) -> None:
+    assert keyring.id_of("a", "bc") != keyring.id_of("ab", "c")
+    assert keyring.id_of("ana", "main") != keyring.id_of("main", "ana")
 
 
 def test_the_bytes_of_a_destroyed_key_are_overwritten(keyring: Keyring) -> None:
     seal(keyring, "lunch")
-    path = keyring.folder / keyring.id_of("ana")
+    path = keyring.folder / keyring.id_of("main", "ana")
     held = os.open(path, os.O_RDONLY)
     try:
         before = os.read(held, 100)
-        keyring.destroy("ana")
+        keyring.destroy("main", "ana")
         after = os.pread(held, 100, 0)
     finally:
         os.close(held)
@@ -248,10 +269,10 @@ def test_the_bytes_of_a_destroyed_key_are_overwritten(keyring: Keyring) -> None:
 
 
 def test_one_who_never_wrote_anything_is_erased_too(keyring: Keyring) -> None:
-    keyring.destroy("ana")
+    keyring.destroy("main", "ana")
     with pytest.raises(KeyDestroyed):
         seal(keyring, "lunch")
-    assert files(keyring) == [f"{keyring.id_of('ana')}.erased"]
+    assert files(keyring) == [f"{keyring.id_of('main', 'ana')}.erased"]
 
 
 @pytest.mark.parametrize("step", ["pwrite", "unlink"])
@@ -266,25 +287,25 @@ def test_a_destruction_that_was_interrupted_is_finished(
     with monkeypatch.context() as patch:
         patch.setattr(os, step, killed)
         with pytest.raises(KeyringUnavailable):
-            keyring.destroy("ana")
-    assert keyring.id_of("ana") in files(keyring)
+            keyring.destroy("main", "ana")
+    assert keyring.id_of("main", "ana") in files(keyring)
     # The tombstone alone is enough.
     assert shown(keyring, memo=sealed) == {"memo": ERASED}
     with pytest.raises(KeyDestroyed):
         seal(keyring, "lunch")
-    keyring.destroy("ana")
-    assert files(keyring) == [f"{keyring.id_of('ana')}.erased"]
+    keyring.destroy("main", "ana")
+    assert files(keyring) == [f"{keyring.id_of('main', 'ana')}.erased"]
 
 
 def test_a_key_that_comes_back_from_a_copy_is_destroyed_again(keyring: Keyring) -> None:
     sealed = seal(keyring, "lunch")
-    path = keyring.folder / keyring.id_of("ana")
+    path = keyring.folder / keyring.id_of("main", "ana")
     copy = path.read_bytes()
-    keyring.destroy("ana")
+    keyring.destroy("main", "ana")
     (keyring.folder / f"{path.name}.erased").unlink()
     path.write_bytes(copy)
     assert shown(keyring, memo=sealed) == {"memo": "lunch"}
-    keyring.destroy("ana")
+    keyring.destroy("main", "ana")
     assert shown(keyring, memo=sealed) == {"memo": ERASED}
     assert not path.exists()
 
@@ -296,13 +317,13 @@ def test_a_key_that_is_made_while_its_owner_is_erased_does_not_survive(
     write = Keyring._write
 
     def late(self: Keyring, id: str) -> None:
-        Keyring(self.folder, PEPPER).destroy("ana")
+        Keyring(self.folder, PEPPER).destroy("main", "ana")
         write(self, id)
 
     monkeypatch.setattr(Keyring, "_write", late)
     with pytest.raises(KeyDestroyed):
-        keyring.make("ana")
-    assert files(keyring) == [f"{keyring.id_of('ana')}.erased"]
+        keyring.make("main", "ana")
+    assert files(keyring) == [f"{keyring.id_of('main', 'ana')}.erased"]
 
 
 def test_whoever_seals_while_a_key_is_destroyed_seals_under_the_whole_key_or_not_at_all(
@@ -324,7 +345,7 @@ def test_whoever_seals_while_a_key_is_destroyed_seals_under_the_whole_key_or_not
 
         with ThreadPoolExecutor(3) as pool:
             sealing = [pool.submit(hammer, i) for i in range(2)]
-            pool.submit(keyring.destroy, name).result()
+            pool.submit(keyring.destroy, "main", name).result()
             assert set().union(*(each.result() for each in sealing)) <= {sealed}
 
 
@@ -338,6 +359,7 @@ def test_the_personal_fields_of_all_commands_are_known() -> None:
         "devices/retire-device": ("reason",),
         "devices/suspend-device": ("reason",),
         "harvest/dispute-contribution": ("reason",),
+        "ledger/burn-tokens": ("reason",),
         "ledger/transfer": ("memo",),
         "marketplace/review-provider": ("comment",),
         "marketplace/terminate-contract": ("reason",),
@@ -368,6 +390,22 @@ def test_the_documentation_says_what_is_personal() -> None:
 def test_a_personal_text_is_checked_like_any_other(name: Any) -> None:
     with pytest.raises(Problem):
         command_from(SetProfile, {"display_name": name})
+
+
+def test_what_looks_sealed_is_no_text_that_is_stored_as_it_is(keyring: Keyring) -> None:
+    """A query would open it for whoever wrote it there."""
+    stolen = seal(keyring, "a secret of Ana's", field="reason")
+    for text in (stolen, "enc:v1:"):
+        with pytest.raises(Problem) as refused:
+            command_from(MintTokens, {"to": "fees", "amount": "5", "reason": text, "reference": "r"})
+        assert refused.value.status == 422
+        (error,) = refused.value.body["facts"]["errors"]
+        assert error == {"field": "reason", "message": "a text does not begin with enc:v1:"}
+    for text in ("see enc:v1:", "ENC:V1:", "enc:v2:"):
+        body = {"to": "fees", "amount": "5", "reason": text, "reference": "r"}
+        assert command_from(MintTokens, body).reason == text
+    # In a personal text they are words like others, and sealed like others.
+    assert command_from(SetProfile, {"display_name": stolen}).display_name == stolen
 
 
 @pytest.mark.parametrize("memo", ["x" * (MOST_SEALED + 1), "two\nlines", 5])

@@ -2,7 +2,7 @@
 -- digests of read models, and how far the archive of past rows has come.
 
 -- Two logs a zone: `events` (index = position - 1) and `fates`, the second log, of fates and attestations.
--- `wanted` is a size that somebody waits for to be signed.
+-- `wanted` is a size that somebody waits for to be signed; `refused` says why nothing is signed.
 CREATE TABLE trees (
     zone text COLLATE "C" NOT NULL,
     log text COLLATE "C" NOT NULL CHECK (log IN ('events', 'fates')),
@@ -10,6 +10,7 @@ CREATE TABLE trees (
     size bigint NOT NULL DEFAULT 0,
     root bytea NOT NULL,
     wanted bigint NOT NULL DEFAULT 0,
+    refused text NOT NULL DEFAULT '',
     PRIMARY KEY (zone, log)
 ) WITH (fillfactor = 50);
 

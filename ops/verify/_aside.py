@@ -1,0 +1,67 @@
+"""Events that a read model has set aside: each is tried once more, for only one that fails may be missing there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from enum import IntEnum
+from typing import NamedTuple
+
+from projections._engine import Record, Rows, fold, keys_of
+from projections._follower import CAREFUL_LIMIT_S
+
+QUARANTINED = """
+SELECT position, stream, error FROM quarantine
+WHERE zone = %s AND projection = %s AND generation = %s AND quarantined
+"""
+
+LOOK_EVERY_S = 0.002
+
+
+class Aside(NamedTuple):
+    """What is stored of an event that was set aside."""
+
+    stream: str
+    error: str
+
+
+class Ended(IntEnum):
+    """How a trial ended; a process that ended itself in any other way was killed by its handler."""
+
+    WELL = 87
+    RAISED = 88
+    DIED = -1
+
+
+def attempt(rows: Rows, record: Record) -> Ended:
+    """Fold an event in a copy of this process: whatever comes of it, rows stay as they are, and so does the verifier.
+
+    A handler that does not come back within the follower's limit counts as one that died.
+    """
+    child = os.fork()
+    if child == 0:
+        code = Ended.RAISED
+        try:
+            keys_of(rows, [record])
+            fold(rows, (record,))
+            code = Ended.WELL
+        finally:
+            os._exit(code)  # Nothing of the parent, such as its connections, is closed here.
+    return _ended(child, time.monotonic() + CAREFUL_LIMIT_S)
+
+
+def _ended(child: int, until: float) -> Ended:
+    try:
+        while time.monotonic() < until:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                child = 0
+                code = os.waitstatus_to_exitcode(status)
+                return Ended(code) if code in (Ended.WELL, Ended.RAISED) else Ended.DIED
+            time.sleep(LOOK_EVERY_S)
+        return Ended.DIED
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
