@@ -343,7 +343,9 @@ def test_there_is_a_timer_for_whatever_is_still_due(lived: History) -> None:
 
 
 def test_every_event_has_a_handler_in_a_read_model() -> None:
-    followed = (p.handlers for p in all_projections().values() if p.name not in ("timers", "analytics", "lineage"))
+    followed = (
+        p.handlers for p in all_projections().values() if p.name not in ("timers", "analytics", "lineage")
+    )
     known = {event.__name__ for stream in streams().values() for event in stream.events}
     assert known - set().union(*followed) == NO_READ_MODEL
 
