@@ -272,7 +272,7 @@ class Server:
             raise Unusable(f"{self.url} is no address of a server.")
         request = urllib.request.Request(url, headers=self.headers)  # noqa: S310 - as was just checked
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  # nosec B310
                 return bytes(answer.read())
         except (OSError, ValueError) as error:
             raise Unusable(f"{url} does not answer: {error}.") from error
