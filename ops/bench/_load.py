@@ -183,7 +183,7 @@ def _mixed(choose: random.Random, round: Round) -> Iterator[Wanted]:
             case "harvest/record-contribution":
                 yield kind, number, {"session": f"s{number}", "seq": SEQ, "cpu_ms": 1}
             case "marketplace/meter-usage":
-                yield kind, number, {"contract": f"c{number}", "seq": SEQ, "unit_ms": "1000"}
+                yield kind, number, {"contract": f"c{number}", "seq": SEQ, "unit_ms": "10"}
             case "staking/delegate":
                 yield kind, number, {"validator": f"v{number % VALIDATORS}", "amount": "100"}
 

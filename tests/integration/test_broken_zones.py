@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import structlog
 
 from projections._transparency import Unsignable, extend_and_sign
 from tests.conftest import Database
 from tests.integration.test_cli import follow, play
 from tests.integration.test_up import eventually
+from tests.logs import captured_logs
 from tests.signing import ORIGIN, SECRET, Zone
 from workers.archive import Archive
 from workers.checkpoints import Checkpoints
@@ -52,7 +52,7 @@ def test_events_that_cannot_be_read_hold_up_the_archive_of_their_zone_alone(
     execute(database, f"UPDATE events SET {column} = 'broken' WHERE zone = 'main' AND stream = 'wallet:ana'")
     stopping = threading.Event()
     with (
-        structlog.testing.capture_logs() as logs,
+        captured_logs() as logs,
         running(Archive(database.connect, stopping).run, stopping) as t,
     ):
         with database.signer() as connection:
@@ -77,7 +77,7 @@ def test_a_zone_whose_log_is_named_otherwise_is_not_signed_and_others_are(databa
     execute(database, "UPDATE trees SET origin = 'bad origin' WHERE zone = 'main' AND log = 'fates'")
     stopping = threading.Event()
     signer = Checkpoints(database.signer, SECRET, ORIGIN, 0.05, stopping)
-    with structlog.testing.capture_logs() as logs, running(signer.run, stopping) as thread:
+    with captured_logs() as logs, running(signer.run, stopping) as thread:
         eventually(lambda: other.newest() == 3)
         eventually(lambda: any(each["log_level"] == "critical" for each in logs))
         assert thread.is_alive()
@@ -106,7 +106,7 @@ def test_a_failure_that_nobody_thought_of_pauses_its_zone_alone(
 
     monkeypatch.setattr("workers.checkpoints.extend_and_sign", fail)
     signer = Checkpoints(database.signer, SECRET, ORIGIN, 3_600, threading.Event())
-    with structlog.testing.capture_logs() as logs:
+    with captured_logs() as logs:
         signer.look()
         signer.look()
     signer.close()

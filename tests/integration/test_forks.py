@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import structlog
 
 from commands._signatures import log_key
 from ops.signed import NotKept, SignedFolder
@@ -23,6 +22,7 @@ from projections._tree import EMPTY_ROOT
 from tests.conftest import Database
 from tests.integration.test_cli import Fogbook, fogbook
 from tests.integration.test_signing_cli import answered, refused
+from tests.logs import captured_logs
 from tests.signing import ORIGIN, SECRET, Zone, attested, keys
 from workers.checkpoints import Checkpoints
 
@@ -261,7 +261,7 @@ def test_the_signer_says_what_it_does_not_sign_and_goes_on_with_others(
     other = Zone(zone.database, "other")
     other.append(2, 2)
     signer = Checkpoints(zone.database.signer, SECRET, ORIGIN, 3_600, threading.Event(), keeper)
-    with structlog.testing.capture_logs() as logs:
+    with captured_logs() as logs:
         signer.look()
     signer.close()
     (said,) = [each for each in logs if each["log_level"] == "critical"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import structlog
 
 from commands._codec import attestation_leaf, microseconds, zone_prefix
 from commands._signatures import log_key
@@ -35,6 +34,7 @@ from projections._transparency import (
 from tests.conftest import Database
 from tests.integration.test_cli import follow, play
 from tests.integration.test_up import eventually
+from tests.logs import captured_logs
 from tests.signing import ORIGIN, SECRET, Zone, attested, keys
 from workers.checkpoints import Checkpoints
 
@@ -247,7 +247,7 @@ def test_a_log_that_went_back_is_not_signed_and_others_are(
         owner.execute(f"UPDATE heads SET {column} = {column} - 1 WHERE zone = 'main'".encode())
     other.append(2, 2)
     checkpoints.again()
-    with structlog.testing.capture_logs() as logs:
+    with captured_logs() as logs:
         checkpoints.look()
         checkpoints.look()
     (said,) = [each for each in logs if each["log_level"] == "critical"]
@@ -348,7 +348,7 @@ def test_what_nobody_waits_for_is_left_to_the_interval(zone: Zone, checkpoints: 
         connection.execute("UPDATE trees SET wanted = 1000")
         checkpoints.look()
         assert zone.newest() == 3
-        with structlog.testing.capture_logs() as logs:
+        with captured_logs() as logs:
             checkpoints.look()
         assert logs == []
     # A new zone is begun without waiting for the interval, and goes on with it.

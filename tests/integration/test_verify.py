@@ -309,7 +309,7 @@ LOG_HARMS: dict[str, tuple[str, Where]] = {
         {"position": 0},
     ),
     "two swapped events": (
-        "UPDATE events SET position = CASE position WHEN -77 THEN 79 ELSE 77 END WHERE position IN (-77, 79)",
+        "UPDATE events SET position = 79 WHERE position = -77",
         {"position": 77},
     ),
     "the last events": ("DELETE FROM events WHERE position > 500", {"position": 501}),
@@ -432,8 +432,11 @@ LOG_HARMS: dict[str, tuple[str, Where]] = {
 @pytest.mark.parametrize("harm", LOG_HARMS)
 def test_what_is_altered_in_the_log_is_located(target: Database, harm: str) -> None:
     statement, where = LOG_HARMS[harm]
-    swap = [f"UPDATE events SET position = -77 WHERE {ONE}"] if harm == "two swapped events" else []
-    with harmed(target, *swap, statement):
+    swap = (
+        f"UPDATE events SET position = -77 WHERE {ONE}",
+        "UPDATE events SET position = 77 WHERE position = 79",
+    )
+    with harmed(target, *(swap if harm == "two swapped events" else ()), statement):
         found = run(target, models=False)
     assert any(where.items() <= asdict(each).items() for each in found.problems), found.problems[:3]
 

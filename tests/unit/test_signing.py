@@ -10,7 +10,6 @@ import threading
 from typing import Any
 
 import pytest
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +31,7 @@ from commands._signatures import installation, log_key, zone_key
 from ops.settings import Settings, SettingsIncomplete
 from ops.signing import log_origin
 from projections._attestations import MOST_LISTED, key_body, read_model_body
+from tests.logs import captured_logs
 from workers.archivist import run_all
 
 PEPPER = b"a pepper for tests only"
@@ -215,7 +215,7 @@ def test_a_loop_that_fails_ends_the_archivist_so_that_it_is_started_again() -> N
     def fail() -> None:
         raise RuntimeError("a tree is not as it was thought")
 
-    with structlog.testing.capture_logs() as logs:
+    with captured_logs() as logs:
         assert not run_all([wait, fail], stopping)
     assert [(each["event"], each["log_level"]) for each in logs] == [("archivist_failed", "critical")]
     assert run_all([wait], stopping)  # Told to stop, it has not failed.
