@@ -21,6 +21,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from projections._engine import Projection, Record, Rows, fold, keys_of
+from projections._stored import key_arrays, named, same_key
 from projections._tables import Row, Table, from_sql, table_of
 
 OPEN = 2**62
@@ -248,10 +249,6 @@ def _copy_in(connection: psycopg.Connection[Any], rows: PastRows, table: Table, 
             copy.write_row((*place, *values, since, OPEN, OPEN_NODE))
 
 
-def _names(names: Iterable[str], form: str = "{}") -> sql.Composed:
-    return sql.SQL(", ").join(sql.SQL(form).format(sql.Identifier(name)) for name in names)
-
-
 @functools.cache
 def _copy_types(table: Table) -> list[str]:
     own = (c.sql_type.partition(" ")[0].partition("(")[0] for c in table.columns)
@@ -263,18 +260,9 @@ def _copy_statement(table: Table) -> bytes:
     # Binary costs this process a third of what text costs.
     return (
         sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)")
-        .format(sql.SQL(past_name(table)), _names((*table.all_columns, "since", "until", "node")))
+        .format(sql.SQL(past_name(table)), named((*table.all_columns, "since", "until", "node")))
         .as_bytes()
     )
-
-
-def _key_arrays(table: Table) -> sql.Composed:
-    types = {c.name: c.array_type for c in table.columns}
-    return sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key)
-
-
-def _same_key(table: Table) -> sql.Composed:
-    return sql.SQL(" AND ").join(sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key)
 
 
 @functools.cache
@@ -285,11 +273,11 @@ def _load_statement(table: Table) -> bytes:
             "ON {same} AND t.zone = %s AND t.generation = %s AND t.node = {open}"
         )
         .format(
-            columns=_names((c.name for c in table.columns), "t.{}"),
-            arrays=_key_arrays(table),
-            key=_names(table.key),
+            columns=named((c.name for c in table.columns), "t.{}"),
+            arrays=key_arrays(table),
+            key=named(table.key),
             table=sql.SQL(past_name(table)),
-            same=_same_key(table),
+            same=same_key(table),
             open=sql.Literal(OPEN_NODE),
         )
         .as_bytes()
@@ -306,9 +294,9 @@ def _close_statement(table: Table) -> bytes:
         )
         .format(
             table=sql.SQL(past_name(table)),
-            arrays=_key_arrays(table),
-            key=_names(table.key),
-            same=_same_key(table),
+            arrays=key_arrays(table),
+            key=named(table.key),
+            same=same_key(table),
             open=sql.Literal(OPEN_NODE),
         )
         .as_bytes()

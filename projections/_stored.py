@@ -206,22 +206,32 @@ def _to_sql(value: Any, sql_type: str) -> Any:
     return Jsonb(value) if sql_type == "jsonb" and value is not None else value
 
 
+def named(names: Iterable[str], form: str = "{}") -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL(form).format(sql.Identifier(name)) for name in names)
+
+
+def key_arrays(table: Table) -> sql.Composed:
+    types = {c.name: c.array_type for c in table.columns}
+    return sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key)
+
+
+def same_key(table: Table) -> sql.Composed:
+    return sql.SQL(" AND ").join(sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key)
+
+
 @functools.cache
 def load_statement(table: Table) -> bytes:
-    types = {c.name: c.array_type for c in table.columns}
     return (
         sql.SQL(
             "SELECT {columns}, t.position, t.incomplete FROM unnest({arrays}) AS k({key}) JOIN {table} t "
             "ON {same} AND t.zone = %s AND t.generation = %s"
         )
         .format(
-            columns=sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(c.name)) for c in table.columns),
-            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
-            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
+            columns=named((c.name for c in table.columns), "t.{}"),
+            arrays=key_arrays(table),
+            key=named(table.key),
             table=sql.SQL(table.name),
-            same=sql.SQL(" AND ").join(
-                sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
-            ),
+            same=same_key(table),
         )
         .as_bytes()
     )
@@ -229,7 +239,6 @@ def load_statement(table: Table) -> bytes:
 
 @functools.cache
 def _delete_statement(table: Table) -> bytes:
-    types = {c.name: c.array_type for c in table.columns}
     return (
         sql.SQL(
             "DELETE FROM {table} t USING unnest({arrays}) AS k({key}) "
@@ -237,11 +246,9 @@ def _delete_statement(table: Table) -> bytes:
         )
         .format(
             table=sql.SQL(table.name),
-            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
-            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
-            same=sql.SQL(" AND ").join(
-                sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
-            ),
+            arrays=key_arrays(table),
+            key=named(table.key),
+            same=same_key(table),
         )
         .as_bytes()
     )

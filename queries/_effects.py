@@ -19,7 +19,7 @@ from psycopg import sql
 from commands._codec import stored_types
 from projections._archive import past_name, path_of
 from projections._engine import HandlerFailed, Projection, Record, Rows, all_projections, fold
-from projections._stored import load_statement
+from projections._stored import key_arrays, load_statement, named, same_key
 from projections._tables import Row, Table, from_sql, table_of
 from queries._events import Event, rfc3339
 from queries._past import Past
@@ -222,7 +222,6 @@ def _keep(row: type[Row], found: list[Any], known: dict[Key, Row | None]) -> Non
 
 @functools.cache
 def _as_of_statement(table: Table) -> bytes:
-    types = {c.name: c.array_type for c in table.columns}
     return (
         sql.SQL(
             "SELECT {columns}, t.position, t.incomplete FROM unnest({arrays}) AS k({key}) JOIN {table} t "
@@ -230,13 +229,11 @@ def _as_of_statement(table: Table) -> bytes:
             "WHERE t.since <= %s AND t.until > %s"
         )
         .format(
-            columns=sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(c.name)) for c in table.columns),
-            arrays=sql.SQL(", ").join(sql.SQL(f"%s::{types[name]}") for name in table.key),
-            key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
+            columns=named((c.name for c in table.columns), "t.{}"),
+            arrays=key_arrays(table),
+            key=named(table.key),
             table=sql.SQL(past_name(table)),
-            same=sql.SQL(" AND ").join(
-                sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in table.key
-            ),
+            same=same_key(table),
         )
         .as_bytes()
     )
