@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import psycopg
 
 from commands._codec import EntryTooLarge, attestation_leaf, microseconds, zone_prefix
@@ -15,6 +16,8 @@ from ops.verify._found import Found
 from ops.verify._spans import Walked
 from ops.verify._trees import Held, LogTree
 from projections._tree import EMPTY_ROOT, HASH_BYTES
+
+T = TypeVar("T")
 
 ATTESTATIONS = """
 SELECT ordinal, after_number, kind, body, recorded_at, leaf FROM attestations
@@ -27,6 +30,20 @@ class Attestation(NamedTuple):
     after_number: int
     kind: str
     body: bytes
+
+
+def said_of(
+    zone: str, attestations: Iterable[Attestation], kind: str, decode: Callable[[bytes], T], found: Found
+) -> Iterator[T]:
+    """What the attestations of a kind say, in their order; one that cannot be read is named."""
+    for each in attestations:
+        if each.kind == kind:
+            try:
+                said = decode(each.body)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                found.add(zone, f"it cannot be read: {error}", table="attestations", row=[zone, each.ordinal])
+            else:
+                yield said
 
 
 @dataclass

@@ -12,7 +12,7 @@ import psycopg
 from commands._signatures import installation, log_key
 from ops.home import Refused
 from ops.settings import Settings
-from ops.verify._book import Attestation
+from ops.verify._book import Attestation, said_of
 from ops.verify._found import Found
 from ops.verify._trees import Held
 from projections._attestations import KEY
@@ -120,14 +120,7 @@ def sort_held(
 def check_keys(zone: str, known: Known, attestations: Iterable[Attestation], found: Found) -> None:
     """The keys that are stored are those that were attested when they were added and retired."""
     attested: dict[int, tuple[str, bool]] = {}
-    for each in attestations:
-        if each.kind != KEY:
-            continue
-        try:
-            said = _decode(each.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            found.add(zone, f"it cannot be read: {error}", table="attestations", row=[zone, each.ordinal])
-            continue
+    for said in said_of(zone, attestations, KEY, _decode, found):
         attested[said.serial] = said.public_key, said.act == "retired"
     stored = {serial: (key.hex(), retired) for serial, (key, retired) in known.stored.get(zone, {}).items()}
     for serial in sorted(attested.keys() | stored.keys()):

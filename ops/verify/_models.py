@@ -11,7 +11,7 @@ import psycopg
 
 from commands._codec import decode_json
 from ops.verify._aside import QUARANTINED, Aside, Ended, attempt
-from ops.verify._book import Attestation
+from ops.verify._book import Attestation, said_of
 from ops.verify._found import Found
 from projections._attestations import READ_MODEL
 from projections._digest import MODULUS, expand, find, recompute, row_bytes, shown, stored_rows
@@ -59,14 +59,7 @@ def attested_models(
 ) -> dict[str, list[Attested]]:
     """The newest attestation of each projection, or all of them."""
     models: dict[str, list[Attested]] = {}
-    for each in attestations:
-        if each.kind != READ_MODEL:
-            continue
-        try:
-            said = _decode(each.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            found.add(zone, f"it cannot be read: {error}", table="attestations", row=[zone, each.ordinal])
-            continue
+    for said in said_of(zone, attestations, READ_MODEL, _decode, found):
         known = models.setdefault(said.projection, [])
         if known and not deep:
             known.clear()
