@@ -395,23 +395,11 @@ def fate_leaf(
     at_us: int,
 ) -> bytes:
     """RFC 6962 leaf hash of a fate's entry."""
-    return sha256(
-        b"\x00"
-        + fate_entry(
-            zone,
-            number,
-            principal,
-            act_as,
-            key,
-            request,
-            if_match,
-            status,
-            answer,
-            position,
-            events,
-            at_us,
-        )
-    ).digest()
+    hashes = sha256(request).digest(), sha256(answer).digest()
+    entry = hashed_fate_entry(
+        zone, number, principal, act_as, key, hashes[0], if_match, status, hashes[1], position, events, at_us
+    )
+    return sha256(b"\x00" + entry).digest()
 
 
 def attestation_entry(

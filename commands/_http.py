@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import structlog
 from fastapi import Request
 from pydantic import ValidationError
@@ -28,7 +30,7 @@ from domain.principals import EraseSubject
 from domain.settlement.transfers import ReceiveTransfer, RefuseTransfer, statement
 from ops.access import Access, Caller
 from ops.problems import Problem, documented
-from ops.web import MOST_BATCH_BYTES, App, body_of, headers_of, zone_of
+from ops.web import MOST_BATCH_BYTES, Answer, App, body_of, headers_of, zone_of
 
 MOST_LINES = 1_000
 KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
@@ -37,6 +39,8 @@ TIMER_KEY = "timer:"
 """Keys that begin so say that a timer or a reaction sent the command."""
 LINE = frozenset({"context", "command", "key", "body"})
 TRACES = frozenset({"correlation", "causation"})
+RECEIVING = frozenset({ReceiveTransfer, RefuseTransfer})
+"""Commands that bring another zone's packet."""
 
 log = structlog.get_logger("fogbook.commands")
 
@@ -82,8 +86,7 @@ class Context:
         ROUTES[name] = Route(self.name, command, roles, main, name, personal_fields(command))
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """Who sends a command, for whom, and the terms on which it is taken."""
 
     caller: Caller
@@ -104,6 +107,8 @@ class CommandApi:
         self._zones = zones
         self._access = access
         self._keyring = keyring
+        self._answered = functools.partial(log.bind().debug, "command_answered")
+        """Bound here: a module's logger is put together anew for every line, even for one that nobody reads."""
 
     async def one(self, route: Route, request: Request) -> Response:
         """POST of a single command."""
@@ -113,8 +118,15 @@ class CommandApi:
         envelope = self._envelope(headers, caller, headers.get("idempotency-key"), dry_run)
         _allow(caller, route)
         body = strict_json(await body_of(request, headers))
-        outcome = await self._take(route, body, envelope)
-        return _response(outcome, envelope, route)
+        outcome = await (await self._begin(route, body, envelope))
+        self._answered(
+            command=route.name,
+            zone=envelope.zone,
+            by=envelope.by,
+            status=outcome.status,
+            position=outcome.position,
+        )
+        return _response(outcome)
 
     async def many(self, request: Request) -> Response:
         """POST of NDJSON: each line a command, each answered on its own, in order.
@@ -136,10 +148,13 @@ class CommandApi:
                 f"A batch has at most {MOST_LINES} commands.",
                 limit=str(MOST_LINES),
             )
-        answers = await asyncio.gather(*(self._line(line, base) for line in lines if line.strip()))
+        # All are queued before any is awaited: they are decided in their order, and most of them together.
+        begun = [await self._begin_line(line, base) for line in lines if line.strip()]
+        answers = [_line_answer(key, got if isinstance(got, Outcome) else await got) for key, got in begun]
         return Response(b"".join(answers), media_type="application/x-ndjson")
 
-    async def _line(self, line: bytes, base: Envelope) -> bytes:
+    async def _begin_line(self, line: bytes, base: Envelope) -> tuple[Any, Outcome | Awaitable[Outcome]]:
+        """A line's key, and its outcome: to be awaited, or what came of it at once."""
         key: Any = ""
         try:
             parsed = _parse_line(line)
@@ -157,12 +172,9 @@ class CommandApi:
                 _trace(parsed["causation"], "causation") if "causation" in parsed else base.causation,
             )
             _allow(base.caller, route)
-            outcome = await self._take(route, parsed["body"], envelope)
-            status, answer = outcome.status, outcome.body
+            return key, await self._begin(route, parsed["body"], envelope)
         except Problem as problem:
-            status, answer = problem.status, encode_json(problem.body)
-        shown = encode_json(key if isinstance(key, str) and key.isprintable() else "")
-        return b'{"key":%b,"status":%d,"body":%b}\n' % (shown, status, answer)
+            return key, Outcome(problem.status, encode_json(problem.body), 0)
 
     def _envelope(self, headers: dict[str, str], caller: Caller, key: str | None, dry_run: bool) -> Envelope:
         zone = zone_of(headers)
@@ -180,17 +192,17 @@ class CommandApi:
             _trace(headers.get("fogbook-causation"), "Fogbook-Causation"),
         )
 
-    async def _take(self, route: Route, body: Any, envelope: Envelope) -> Outcome:
-        """Validate a command, seal what is personal in it, and have it decided."""
+    async def _begin(self, route: Route, body: Any, envelope: Envelope) -> Awaitable[Outcome]:
+        """Validate a command, seal what is personal in it, and queue it; what it comes to is to be awaited."""
         command = command_from(route.command, body)
         if route.personal:
             command = await self._sealed(route, command, envelope)
-        if isinstance(command, ReceiveTransfer | RefuseTransfer):
+        if route.command in RECEIVING:
             self._check_memo(command)
-        outcome = await self._submit(self._command(route, command, envelope), envelope.zone)
-        if route.command is EraseSubject and outcome.status == 200 and not envelope.dry_run:
-            await self._destroy(envelope.zone, command.principal)
-        return outcome
+        queued = await self._submit(self._command(route, command, envelope), envelope.zone)
+        if route.command is EraseSubject and not envelope.dry_run:
+            return self._erasing(queued, envelope.zone, command.principal)
+        return queued
 
     async def _sealed(self, route: Route, command: Any, envelope: Envelope) -> Any:
         """The command with its personal texts sealed for the zone and whom it acts for. Raises Problem 409 and 503."""
@@ -227,12 +239,15 @@ class CommandApi:
                 source=packet.source,
             )
 
-    async def _destroy(self, zone: str, principal: str) -> None:
-        """Destroy the key of a principal whose erasure the zone recorded. What fails here is done by the eraser."""
+    async def _erasing(self, queued: Awaitable[Outcome], zone: str, principal: str) -> Outcome:
+        """Destroy the key of a principal once the zone recorded his erasure. What fails here is done by the eraser."""
+        outcome = await queued
         try:
-            await asyncio.to_thread(self._keyring.destroy, zone, principal)
+            if outcome.status == 200:
+                await asyncio.to_thread(self._keyring.destroy, zone, principal)
         except KeyringUnavailable as error:
             log.error("subject_key_not_destroyed", error=str(error))
+        return outcome
 
     def _command(self, route: Route, command: Any, envelope: Envelope) -> Command:
         if envelope.if_match is not None and route.main is None:
@@ -257,12 +272,12 @@ class CommandApi:
             causation=envelope.causation,
         )
 
-    async def _submit(self, command: Command, zone: str) -> Outcome:
+    async def _submit(self, command: Command, zone: str) -> Awaitable[Outcome]:
         try:
             sequencer = self._zones.started(zone) or await self._zones.start(zone)
             if sequencer is None:
                 raise Problem(404, "zone-not-found", "There is no such zone.", zone=zone)
-            return await sequencer.submit(command)
+            return sequencer.submit(command)
         except LogUnavailable:
             raise Problem(
                 503, "unavailable", "The log does not answer.", headers={"Retry-After": "1"}
@@ -387,22 +402,19 @@ def _route_of(parsed: dict[str, Any]) -> Route:
     return route
 
 
-def _response(outcome: Outcome, envelope: Envelope, route: Route) -> Response:
-    headers = {"fogbook-position": str(outcome.position)}
+def _line_answer(key: Any, outcome: Outcome) -> bytes:
+    shown = encode_json(key if isinstance(key, str) and key.isprintable() else "")
+    return b'{"key":%b,"status":%d,"body":%b}\n' % (shown, outcome.status, outcome.body)
+
+
+def _response(outcome: Outcome) -> Response:
+    headers = [(b"fogbook-position", b"%d" % outcome.position)]
     if outcome.hit:
-        headers["idempotency-hit"] = "true"
+        headers.append((b"idempotency-hit", b"true"))
     if outcome.retry_after_s:
-        headers = {"retry-after": str(outcome.retry_after_s)}
-    log.debug(
-        "command_answered",
-        command=route.name,
-        zone=envelope.zone,
-        by=envelope.by,
-        status=outcome.status,
-        position=outcome.position,
-    )
-    media_type = "application/json" if outcome.status == 200 else "application/problem+json"
-    return Response(outcome.body, outcome.status, headers, media_type)
+        headers = [(b"retry-after", b"%d" % outcome.retry_after_s)]
+    media_type = b"application/json" if outcome.status == 200 else b"application/problem+json"
+    return Answer(outcome.body, outcome.status, headers, media_type)
 
 
 # Registration and documentation

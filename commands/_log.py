@@ -7,17 +7,20 @@ The interface that the sequencer needs is small: `head`, `load`, `tail`, `append
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 
+from commands._append import APPEND_TO_LOG, parameters
 from commands._codec import Recorded, command_number, decode_known, state_decoder, state_schema
 from domain._kernel import Stream
+
+T = TypeVar("T")
 
 SNAPSHOT_EVERY = 500
 """Loading a stream costs its newest snapshot and fewer events than this, plus those of one batch."""
@@ -109,6 +112,8 @@ class Log(Protocol):
 
 HEAD = "SELECT position, number, recorded_at, clock FROM heads WHERE zone = %s"
 
+LOCK_HEAD = "SELECT position, number, recorded_at, clock FROM lock_head(%s)"
+
 SNAPSHOTS = (
     "SELECT stream, version, position, schema, state FROM snapshots WHERE zone = %s AND stream = ANY(%s)"
 )
@@ -142,14 +147,9 @@ FROM unnest(%s::text[], %s::text[]) AS w(principal, key)
 JOIN commands c ON c.zone = %s AND c.principal = w.principal AND c.key = w.key
 """
 
-# Binary parameters (%b): as text, every string of every array would be escaped by a regular expression.
-APPEND = """
-SELECT append_to_log(%b, %b, %b, %b,
-    %b::text[], %b::text[], %b::text[], %b::bytea[], %b::bigint[], %b::smallint[], %b::bytea[], %b::bigint[],
-    %b::integer[], %b::bytea[],
-    %b::text[], %b::bigint[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[],
-    %b::text[], %b::bigint[], %b::bigint[], %b::text[], %b::bytea[])
-"""
+
+GIVING_UP: dict[str, Any] = {"connect_timeout": 5, "keepalives_idle": 5, "tcp_user_timeout": 15_000}
+"""So that a connection whose other end went silent ends as well (s, s, ms)."""
 
 
 def connection_options(role: str | None = None) -> str:
@@ -173,6 +173,7 @@ class PostgresLog:
         self._role = role
         self._prepare = prepare
         self._connection: AsyncConnection[Any] | None = None
+        self._prepared = False
 
     async def connect(self) -> None:
         await self.close()
@@ -181,9 +182,7 @@ class PostgresLog:
                 self._conninfo,
                 autocommit=True,
                 prepare_threshold=0 if self._prepare else None,
-                connect_timeout=5,
-                keepalives_idle=5,
-                tcp_user_timeout=15_000,
+                **GIVING_UP,
                 application_name="fogbook sequencer",
                 options=connection_options(self._role),
             )
@@ -191,22 +190,31 @@ class PostgresLog:
             raise LogUnavailable(str(error)) from error
 
     async def close(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._prepared = self._connection, None, False
         if connection is not None:
             await connection.close()
 
     async def _rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        """Run one statement. Every way in which the database can be away becomes `LogUnavailable`."""
+        async def fetched(connection: AsyncConnection[Any]) -> list[Any]:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(sql, parameters)
+            return await cursor.fetchall()
+
+        return await self._bounded(fetched)
+
+    async def _bounded(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Do something on the connection. Every way in which the database can be away becomes `LogUnavailable`."""
         if self._connection is None or self._connection.closed:
             raise LogUnavailable("not connected")
         try:
             async with asyncio.timeout(STATEMENT_TIMEOUT_S + 2):
-                cursor = self._connection.cursor(binary=True)
-                await cursor.execute(sql, parameters)
-                return await cursor.fetchall()
+                return await work(self._connection)
         except TimeoutError as error:
             await self.close()
             raise LogUnavailable("the database did not answer in time") from error
+        except psycopg.errors.InvalidSqlStatementName as error:
+            await self.close()  # Somebody dropped what was prepared: a new connection prepares it anew.
+            raise LogUnavailable(str(error)) from error
         except psycopg.Error as error:
             if error.sqlstate == "FB001":
                 raise KeyUsed from error
@@ -262,9 +270,16 @@ class PostgresLog:
 
         Raises KeyUsed, ClockAhead and LogUnavailable; nothing was stored after the first two.
         """
-        parameters = (zone, head.position, head.number, at, *batch.columns())
-        rows = await self._rows(APPEND, parameters)
-        return bool(rows[0][0])
+        sent = parameters(zone, head.position, head.number, at, batch.columns())
+
+        async def append(connection: AsyncConnection[Any]) -> bool:
+            if self._prepare and not self._prepared:
+                await APPEND_TO_LOG.prepare(connection)
+                self._prepared = True
+            result = await APPEND_TO_LOG.run(connection, sent, self._prepared)
+            return result.get_value(0, 0) == b"\x01"
+
+        return await self._bounded(append)
 
     async def fates(self, zone: str, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Fate]:
         principals, names = [k[0] for k in keys], [k[1] for k in keys]
@@ -278,12 +293,15 @@ class PostgresLog:
             raise LogUnavailable("not connected")
         try:
             async with self._connection.transaction():
-                rows = await self._rows(HEAD + " FOR UPDATE", (zone,))
+                rows = await self._rows(LOCK_HEAD, (zone,))
                 if not rows:
                     raise LogUnavailable(f"the zone {zone} is gone")
                 yield Head(*rows[0])
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            raise LogUnavailable(str(error)) from error
+        except BaseException as error:
+            self._prepared = False  # With a rollback psycopg drops whatever is prepared, ours included.
+            if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+                raise LogUnavailable(str(error)) from error
+            raise
 
 
 def evolve_entries(entries: dict[str, Entry], events: Iterable[Recorded]) -> None:

@@ -20,9 +20,11 @@ from commands._codec import cache
 from commands._subjects import MARK
 from domain._kernel import AMOUNT_LIMIT, BASIS_POINTS
 from domain.ledger import accounts
+from ops.logging import hide_secrets
 from ops.problems import Problem
 
 ID = re.compile(r"[a-z0-9._-]{1,64}\Z")
+PATH = re.compile(r"[a-z0-9._-]{1,64}(:[a-z0-9._-]{1,64}){0,2}\Z")
 ASSET = re.compile(r"([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}\Z")
 AMOUNT = re.compile(r"(0|[1-9][0-9]{0,37})\Z")
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z")
@@ -75,6 +77,8 @@ def canonical_id(value: Any) -> str:
 
 def path(value: Any) -> str:
     if type(value) is str:
+        if PATH.match(value):
+            return value  # As most come; taking it apart costs four times as much.
         parts = value.strip().split(":")
         if 1 <= len(parts) <= 3:
             return ":".join(canonical_id(part) for part in parts)
@@ -241,8 +245,8 @@ def command_from(command: type, body: Any) -> Any:
 
 
 def _printable(part: str | int) -> str:
-    """A name that the caller made up may be of any length and hold what UTF-8 cannot."""
-    return str(part)[:64].encode("utf-8", "replace").decode()
+    """A name that the caller made up may be of any length and hold what UTF-8 cannot, or secrets."""
+    return hide_secrets(str(part))[:64].encode("utf-8", "replace").decode()
 
 
 def _as_dataclass(cls: type, model: BaseModel) -> Any:

@@ -44,8 +44,9 @@ from eventsourcing.utils import Environment, EnvType, resolve_topic, retry, strt
 from psycopg import Cursor
 from psycopg_pool import ConnectionPool
 
+from commands._append import APPEND
 from commands._codec import ZONE, EntryTooLarge, event_leaf, microseconds, zone_prefix
-from commands._log import APPEND, Batch, connection_options
+from commands._log import Batch, connection_options
 from ops.settings import APP_ROLE
 
 CONNECTIONS = 10
@@ -54,12 +55,10 @@ MOST_POLL_S = 0.1
 """How long a subscription sleeps after it found nothing; it begins with POLL_S and doubles."""
 MOST_POSITION = 2**63 - 1
 
-ADD_HEAD = "INSERT INTO heads (zone, clock) VALUES (%s, 'real') ON CONFLICT (zone) DO NOTHING"
+ADD_HEAD = "SELECT add_head(%s, 'real', 'epoch')"
 
 # The time is the database's, and never goes backwards.
-LOCK_HEAD = """
-SELECT position, number, greatest(clock_timestamp(), recorded_at) FROM heads WHERE zone = %s FOR UPDATE
-"""
+LOCK_HEAD = "SELECT position, number, greatest(clock_timestamp(), recorded_at) FROM lock_head(%s)"
 
 IS_OUR_OWN = "SELECT 1 FROM events WHERE zone = %s AND position = 1 AND stream = 'zone:self'"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -41,7 +42,7 @@ def configure_logging(level: str = "info") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *names: _Lines(sys.stderr),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
@@ -81,6 +82,17 @@ def _render_json(logger: object, method: str, event: Event) -> str:
         return encode_json(
             {name: value if isinstance(value, int) else str(value) for name, value in event.items()}
         ).decode()
+
+
+class _Lines(structlog.PrintLogger):
+    """A line that cannot be written is lost. Whoever wrote it goes on: the disk that is full may be the database's
+    too, and just then its clients need an answer."""
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warning = error = critical = msg
 
 
 class _ToStructlog(logging.Handler):

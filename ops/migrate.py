@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ops.settings import APP_ROLE, SIGNER_ROLE
+from ops.settings import APP_ROLE, LOG_ROLE, SIGNER_ROLE
 from projections._schema import table_statements
 
 LEAST_POSTGRES = 150_000
@@ -33,14 +35,33 @@ def check_safe(connection: psycopg.Connection[tuple[object, ...]]) -> None:
             )
 
 
+def known_schemas() -> list[str]:
+    """Every version of the schema that this code knows, newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def schema_of(connection: psycopg.Connection[Any]) -> str | None:
+    """The version of a database's schema; None where it has none of Fogbook's."""
+    row = connection.execute("SELECT to_regclass('public.alembic_version')").fetchone()
+    if row is None or row[0] is None:
+        return None
+    row = connection.execute("SELECT version_num FROM public.alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
 def migrate(url: str) -> None:
     """Bring a database up to date; safe to run twice, and by several at once."""
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(url, connect_timeout=5), poolclass=NullPool
     )
     with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     with psycopg.connect(url, connect_timeout=5) as own:
@@ -55,8 +76,11 @@ def migrate(url: str) -> None:
 
 APP_GRANTS = (
     "GRANT USAGE ON SCHEMA public, read, past TO {}",
-    "GRANT SELECT, INSERT ON events, commands, recorder_events TO {}",
-    "GRANT SELECT, INSERT, UPDATE ON heads, snapshots, timer_fates, recorder_tracking TO {}",
+    "REVOKE ALL ON heads, events, commands, snapshots FROM {}",
+    "GRANT SELECT ON heads, events, commands, snapshots TO {}",
+    "GRANT EXECUTE ON FUNCTION append_to_log, lock_head, add_head TO {}",
+    "GRANT SELECT, INSERT ON recorder_events TO {}",
+    "GRANT SELECT, INSERT, UPDATE ON timer_fates, recorder_tracking TO {}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, quarantine TO {}",
     "GRANT SELECT, INSERT, UPDATE ON api_keys TO {}",
     "REVOKE ALL ON trees, tiles, attestations, signing_keys, signed_checkpoints FROM {}",
@@ -75,13 +99,27 @@ SIGNER_GRANTS = (
     "GRANT SELECT, INSERT, UPDATE ON trees, tiles TO {}",
 )
 
+# It owns the functions that append. To be given them it has to be able to make some, for that moment.
+LOG_GRANTS = (
+    "GRANT USAGE, CREATE ON SCHEMA public TO {}",
+    "GRANT SELECT, INSERT, UPDATE ON heads, snapshots TO {}",
+    "GRANT SELECT, INSERT ON events, commands TO {}",
+    "ALTER FUNCTION append_to_log OWNER TO {}",
+    "ALTER FUNCTION lock_head OWNER TO {}",
+    "ALTER FUNCTION add_head OWNER TO {}",
+    "REVOKE CREATE ON SCHEMA public FROM {}",
+    "REVOKE EXECUTE ON FUNCTION append_to_log, lock_head, add_head FROM PUBLIC",
+)
+
 
 def _grant(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     login = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'fogbook'").fetchone()
-    for role, grants in ((APP_ROLE, APP_GRANTS), (SIGNER_ROLE, SIGNER_GRANTS)):
+    for role, grants in ((LOG_ROLE, LOG_GRANTS), (APP_ROLE, APP_GRANTS), (SIGNER_ROLE, SIGNER_GRANTS)):
         name = sql.Identifier(role)
         if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(name))
-        members = ("GRANT {} TO CURRENT_USER", *(["GRANT {} TO fogbook"] if login else []))
-        for statement in (*grants, *members):
+        members = ["GRANT {} TO CURRENT_USER"]
+        if login and role != LOG_ROLE:
+            members.append("GRANT {} TO fogbook")
+        for statement in (*members, *grants):
             connection.execute(sql.SQL(statement).format(name))

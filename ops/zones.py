@@ -20,9 +20,7 @@ from ops.settings import APP_ROLE
 
 MANUAL_START = datetime(2026, 1, 1, tzinfo=UTC)
 
-ADD_HEAD = """
-INSERT INTO heads (zone, clock, recorded_at) VALUES (%s, %s, %s) ON CONFLICT (zone) DO NOTHING
-"""
+ADD_HEAD = "SELECT add_head(%s, %s, %s)"
 
 ZONES = "SELECT zone, clock, position, number, recorded_at FROM heads ORDER BY zone"
 

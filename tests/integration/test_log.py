@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from commands._deciding import Command, Outcome
-from commands._log import SNAPSHOT_EVERY, PostgresLog
+from commands._log import SNAPSHOT_EVERY, Batch, PostgresLog
 from commands._sequencer import Sequencer
 from domain.ledger import MintTokens, OpenWallet, Transfer, accounts, mint_tokens, open_wallet, transfer
 from ops.migrate import UnsafeDatabase, check_safe, migrate
@@ -29,8 +29,10 @@ def command(body: Any, decide: Callable[..., Any], by: str, key: str, role: str 
 class Writer:
     """A sequencer of its own, as another process would have."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime] | None = None) -> None:
-        self.log = PostgresLog(database.url, APP_ROLE)
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime] | None = None, prepare: bool = True
+    ) -> None:
+        self.log = PostgresLog(database.url, APP_ROLE, prepare)
         options = {"clock": clock} if clock else {}
         self.sequencer = Sequencer("main", self.log, **options)
         self.keys = 0
@@ -164,5 +166,102 @@ def test_a_cold_process_reads_only_what_it_needs(zone: Database) -> None:
         async with Writer(zone) as cold:
             assert (await cold.pay()).status == 200
             assert cold.sequencer.streams_in_memory == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_appends_are_prepared_only_where_that_is_wanted(zone: Database, prepare: bool) -> None:
+    async def scenario() -> None:
+        async with Writer(zone, prepare=prepare) as writer:
+            await village(writer)
+            sent = command(Transfer("wallet:ana", "wallet:ben", 5), transfer, "ana", "once")
+            first, again = await writer.sequencer.submit(sent), await writer.sequencer.submit(sent)
+            assert (first.status, first.hit) == (200, False)
+            assert (again.status, again.hit, again.body) == (200, True, first.body)
+            prepared = await writer.log._rows("SELECT statement FROM pg_prepared_statements", ())
+            assert any("append_to_log" in statement for (statement,) in prepared) is prepare
+
+    asyncio.run(scenario())
+
+
+def test_every_column_of_a_batch_is_stored_as_it_was_given(zone: Database) -> None:
+    batch = Batch(
+        principals=["ana", "bén"],
+        keys=["k1", "k2"],
+        act_as=["ana", "carl"],
+        requests=[b"{}", bytes(range(256))],
+        if_match=[None, 2**62],
+        statuses=[200, 409],
+        answers=[b"", b"no"],
+        positions=[2**40, 3],
+        event_counts=[1, 2**31 - 1],
+        fate_leaves=[bytes(32), b"\xff" * 32],
+        streams=["wallet:ana"],
+        versions=[2**50],
+        types=["Debited"],
+        data=[b'{"memo":"\xc3\xa9"}'],
+        meta=[b"{}"],
+        leaves=[b"leaf"],
+        snapshot_streams=["wallet:ana"],
+        snapshot_versions=[500],
+        snapshot_positions=[9],
+        snapshot_schemas=["abc"],
+        snapshot_states=[b"{}"],
+    )
+    tables = {
+        "commands": "principal, key, act_as, request, if_match, status, answer, position, events, leaf",
+        "events": "stream, version, type, data, meta, leaf",
+        "snapshots": "stream, version, position, schema, state",
+    }
+
+    async def scenario() -> None:
+        log = PostgresLog(zone.url, APP_ROLE)
+        await log.connect()
+        head = await log.head("main")
+        assert head is not None
+        at = head.at + timedelta(microseconds=1)
+        assert await log.append("main", head, at, batch)
+        assert not await log.append("main", head, at, batch), "the head has moved"
+        after = await log.head("main")
+        assert after is not None
+        assert (after.position, after.number, after.at) == (head.position + 1, head.number + 2, at)
+        with psycopg.connect(zone.url) as connection:
+            stored: list[list[object]] = []
+            for table, columns in tables.items():
+                order = {"commands": "number", "events": "position", "snapshots": "stream"}[table]
+                query = f"SELECT {columns} FROM {table} WHERE zone = 'main' ORDER BY {order} DESC LIMIT %s"
+                rows = connection.execute(query, (2 if table == "commands" else 1,)).fetchall()  # type: ignore[arg-type]
+                stored += [list(column) for column in zip(*reversed(rows), strict=True)]
+        assert stored == batch.columns()
+        await log.close()
+
+    asyncio.run(scenario())
+
+
+def test_after_a_rollback_appends_go_on(zone: Database) -> None:
+    class Undone(Exception):
+        pass
+
+    async def scenario() -> None:
+        async with Writer(zone) as writer:
+            await village(writer)
+            with pytest.raises(Undone):
+                async with writer.log.locked("main"):
+                    raise Undone
+            assert (await writer.pay()).status == 200
+
+    asyncio.run(scenario())
+
+
+def test_whoever_drops_what_was_prepared_costs_a_connection_and_no_command(zone: Database) -> None:
+    async def scenario() -> None:
+        async with Writer(zone) as writer:
+            await village(writer)
+            connection = writer.log._connection
+            assert connection is not None
+            await connection.execute("DEALLOCATE ALL")
+            assert (await writer.pay()).status == 200
+            assert writer.log._connection is not connection
 
     asyncio.run(scenario())
