@@ -16,8 +16,9 @@ WIDTH = 2_048
 MODULUS = 1 << (8 * WIDTH)
 FEW = 2_000
 """So many rows are summed here: it takes as long as to start a process."""
-BUNCH = 64
-"""About so many rows fit into a pipe."""
+BUNCH = 256
+"""So many rows are handed over at once."""
+PIPE_BYTES = 1 << 20
 
 
 def expand(row: bytes) -> int:
@@ -66,6 +67,7 @@ class Sum:
                 stdout=subprocess.PIPE,
                 start_new_session=True,
             )
+            _widen(self._process.stdin)
             self._room = BUNCH
         self._waiting.append(b"")
         assert self._process.stdin is not None
@@ -83,11 +85,20 @@ class Sum:
         return from_bytes(answer)
 
 
+def _widen(pipe: Any) -> None:
+    """What waits in the pipe is summed while PostgreSQL takes rows, and none are folded."""
+    with suppress(ImportError, AttributeError, OSError):  # Not every system can, or lets everybody.
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
 def main() -> None:
     """A row's bytes are JSON, in which a line feed is escaped."""
     total = 0
+    shake, number = hashlib.shake_128, int.from_bytes  # As in `expand`, whose call would cost 0.2 us a row.
     for line in sys.stdin.buffer:
-        total += expand(line[:-1])
+        total += number(shake(line[:-1]).digest(WIDTH), "little")
     sys.stdout.buffer.write(to_bytes(total))
 
 

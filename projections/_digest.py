@@ -25,6 +25,7 @@ import psycopg
 from psycopg import sql
 
 from projections._adhash import MODULUS, WIDTH, Sum, expand, from_bytes, to_bytes
+from projections._arrays import array_of, plain
 from projections._tables import Column, Row, Table, from_sql, table_of
 
 if TYPE_CHECKING:
@@ -129,9 +130,10 @@ def find(connection: psycopg.Connection[Any], zone: str, projection: str, genera
 
 def store(connection: psycopg.Connection[Any], zone: str, sums: Iterable[tuple[str, int, int]]) -> None:
     """Keep accumulators: (projection, generation, sum), with the rows and checkpoints that they belong to."""
-    columns = [(projection, generation, to_bytes(sum)) for projection, generation, sum in sums]
-    if columns:
-        connection.execute(STORE, (zone, *map(list, zip(*columns, strict=True))))
+    rows = [(projection, generation, to_bytes(sum)) for projection, generation, sum in sums]
+    if rows:
+        columns = zip(("text", "integer", "bytea"), zip(*rows, strict=True), strict=True)
+        connection.execute(STORE, (zone, *(array_of(kind)(values) for kind, values in columns)))
 
 
 def stored_rows(
@@ -139,7 +141,7 @@ def stored_rows(
 ) -> Iterator[Row]:
     """A generation's rows as they are stored now, streamed, in no order."""
     names = [*(c.name for c in table.columns), "position", "incomplete"]
-    types = [c.sql_type.partition(" ")[0].partition("(")[0] for c in table.columns]
+    types = [plain(c.sql_type) for c in table.columns]
     statement = sql.SQL(COPY_OUT).format(
         columns=sql.SQL(", ").join(map(sql.Identifier, names)),
         table=sql.SQL(table.name),

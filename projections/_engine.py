@@ -81,7 +81,7 @@ class Record:
 
     @property
     def command(self) -> str:
-        return self._known.command
+        return (self._meta or self._known).command
 
     @property
     def by(self) -> str:
@@ -250,8 +250,7 @@ class HistoryRows(Rows):
         writer: Callable[[Rows, type[Row]], Callable[[Row], None]],
     ) -> None:
         super().__init__(projection, zone, generation)
-        self._writer = writer
-        self._writers: dict[type, Callable[[Row], None]] = {}
+        self._writers = _Made(functools.partial(writer, self))
 
     def of(self, row: type[R], *key: Any) -> R:
         kept = self.kept[row]
@@ -268,21 +267,25 @@ class HistoryRows(Rows):
     def add(self, row: Row) -> None:
         row.position = self.position
         row.incomplete = False
-        self.write(row)
-
-    def write(self, row: Row) -> None:
-        kind = type(row)
-        write = self._writers.get(kind)
-        if write is None:
-            write = self._writers[kind] = self._writer(self, kind)
-        write(row)
+        self._writers[type(row)](row)
 
     def write_kept(self) -> None:
         """Hand over everything that was kept in memory."""
         for kept in self.kept.values():
             for row in kept.values():
                 if row is not None:
-                    self.write(row)
+                    self._writers[type(row)](row)
+
+
+class _Made(dict[Any, Any]):
+    """What is missing here is made, once."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __missing__(self, key: Any) -> Any:
+        made = self[key] = self._make(key)
+        return made
 
 
 class _Probe(Rows):
@@ -335,8 +338,10 @@ class HandlerFailed(Exception):
 
 def keys_of(rows: Rows, records: Iterable[Record]) -> dict[type[Any], list[tuple[Any, ...]]]:
     """The keys that handlers ask for; one that depends on a loaded row's content may be missing here."""
-    probe = _Probe(rows)
+    probe, handlers = _Probe(rows), rows.projection.handlers
     for record in records:
+        if record.type not in handlers:
+            continue
         try:
             fold(probe, (record,))
         except HandlerFailed as error:

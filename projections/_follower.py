@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import psycopg
 import structlog
 
+from commands._codec import stored_types
+from projections._arrays import array_of
 from projections._digest import to_bytes
 from projections._engine import HandlerFailed, Projection, Record, all_projections, fold, keys_of
 from projections._stored import StoredRows, flush, fold_batch, load_for, needs_copy
@@ -155,7 +158,7 @@ def read_tail(connection: psycopg.Connection[Any], zone: str, after: int, limit:
     while True:
         with connection.cursor(binary=True) as cursor:
             cursor.execute(TAIL, (zone, after, limit))
-            records = [Record(*row) for row in cursor]
+            records = list(starmap(Record, cursor.fetchall()))
         full = len(records) == limit
         while full and records and not records[-1].ends_command:
             records.pop()
@@ -178,6 +181,7 @@ class Follower:
 
     def begin(self) -> bool:
         """Take the lease; False when another follower is at work."""
+        stored_types()  # To import the domain takes its time, which must not count as that of the first handler.
         ensure_checkpoints(self._connection, self._zone)
         known = all_projections()
         taken: list[Any] = []
@@ -309,7 +313,8 @@ class Follower:
             return
         last = records[-1]
         stood = [(fed.projection.name, fed.rows.generation, fed.position) for fed in group]
-        columns = map(list, zip(*stood, strict=True))
+        kinds = ("text", "integer", "bigint")
+        columns = [array_of(kind)(c) for kind, c in zip(kinds, zip(*stood, strict=True), strict=True)]
         with nullcontext() if any(needs_copy(fed.rows) for fed in group) else self._connection.pipeline():
             flush(self._connection, *(fed.rows for fed in group))
             moved = self._connection.execute(

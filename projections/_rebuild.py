@@ -6,9 +6,10 @@ Queries see the old generation until one transaction makes the new one live, at 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from itertools import islice, starmap
+from operator import attrgetter
 from typing import Any
 
 import psycopg
@@ -23,16 +24,17 @@ from projections._stored import StoredRows, copying, flush, fold_batch
 from projections._tables import Row, Table, table_of
 
 CHUNK = 10_000
+TOGETHER = 5_000
 DELETE_CHUNK = 10_000
 
 log = structlog.get_logger("fogbook.projections")
 
-COPY_OUT = """
-COPY (SELECT position, stream, version, type, data, meta, recorded_at FROM events
-      WHERE zone = {zone} AND position <= {upto} AND type = ANY({types}) ORDER BY position)
-TO STDOUT (FORMAT BINARY)
+# A page is read in one go, which costs this process a third of what it costs to take row after row out of a COPY.
+PAGE = 5_000
+HISTORY = """
+SELECT position, stream, version, type, data, meta, recorded_at FROM events
+WHERE zone = %s AND position > %s AND position <= %s AND type = ANY(%s) ORDER BY position
 """
-COPY_TYPES = ["int8", "text", "int8", "text", "bytea", "bytea", "timestamptz"]
 
 NEXT_GENERATION = """
 INSERT INTO checkpoints (zone, projection, generation, code, live)
@@ -103,16 +105,12 @@ def _fold_history(
     row = connection.execute(HEAD, (zone,)).fetchone()
     head = int(row[0]) if row else 0
     with ExitStack() as copies, _digest.Sum() as digest, paused_collector():
+        waiting: list[Batches] = []
 
         def writer(rows: Rows, kind: type[Row]) -> Callable[[Row], None]:
-            own = copies.enter_context(connect())
-            copy, bytes_of = copies.enter_context(copying(own, rows, kind)), row_bytes(table_of(kind))
-
-            def write(row: Row) -> None:
-                copy(row)
-                digest.add(bytes_of(row))
-
-            return write
+            copy = copies.enter_context(copying(copies.enter_context(connect()), rows, kind))
+            waiting.append(Batches(kind, copy, digest))
+            return waiting[-1].add
 
         rows = HistoryRows(projection, zone, generation, writer)
         reader = copies.enter_context(connect())
@@ -121,11 +119,35 @@ def _fold_history(
             fold(rows, chunk)
             progress(chunk[-1].position, head)
         rows.write_kept()
+        for batches in waiting:
+            batches.write()
         accumulator = digest.result()
     with connection.transaction():
         _digest.store(connection, zone, [(projection.name, generation, accumulator)])
         connection.execute(PUT, (head, zone, head, zone, projection.name, generation, 0))
     progress(head, head)
+
+
+class Batches:
+    """New rows of a table, on their way into the digest and into the table. There they go in the order of their
+    keys, as far as a batch can: rows that are neighbours in an index share its pages."""
+
+    def __init__(self, kind: type[Row], copy: Callable[[Iterable[Row]], None], digest: _digest.Sum) -> None:
+        table = table_of(kind)
+        self._waiting: list[Row] = []
+        self._copy, self._digest = copy, digest
+        self._bytes_of, self._order = row_bytes(table), attrgetter(table.key[0])
+
+    def add(self, row: Row) -> None:
+        self._digest.add(self._bytes_of(row))
+        self._waiting.append(row)
+        if len(self._waiting) >= TOGETHER:
+            self.write()
+
+    def write(self) -> None:
+        self._waiting.sort(key=self._order)
+        self._copy(self._waiting)
+        self._waiting.clear()
 
 
 @contextmanager
@@ -141,14 +163,11 @@ def paused_collector() -> Iterator[None]:
 
 
 def history(connection: psycopg.Connection[Any], zone: str, upto: int, types: list[str]) -> Iterator[Record]:
-    """All events of the given types up to a position, by COPY."""
-    statement = sql.SQL(COPY_OUT).format(
-        zone=sql.Literal(zone), upto=sql.Literal(upto), types=sql.Literal(types)
-    )
-    with connection.cursor().copy(statement) as copy:
-        copy.set_types(COPY_TYPES)
-        for row in copy.rows():
-            yield Record(*row)
+    """All events of the given types up to a position."""
+    with connection.cursor(binary=True) as cursor:
+        for after in range(0, upto, PAGE):
+            cursor.execute(HISTORY, (zone, after, min(after + PAGE, upto), types))
+            yield from starmap(Record, cursor.fetchall())
 
 
 def _catch_up_and_swap(

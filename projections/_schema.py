@@ -20,10 +20,31 @@ def tables() -> tuple[Table, ...]:
 
 
 def table_statements() -> Iterator[str]:
-    """The DDL of all read models; safe to run again, and adds the columns that are new."""
+    """The DDL of all read models; safe to run again: adds the columns that are new, and drops the indexes that are
+    declared no more."""
     for t in tables():
         yield from statements_of(t)
         yield from past_statements_of(t)
+    declared = (f"{t.name.removeprefix('read.')}_{i}" for t in tables() for i, _ in enumerate(t.indexes, 1))
+    yield DROP_INDEXES.format(declared=",".join(declared))
+
+
+# Indexes that somebody added by hand have other names, and stay.
+DROP_INDEXES = """
+DO $$
+DECLARE
+    undeclared text;
+BEGIN
+    FOR undeclared IN
+        SELECT format('%I.%I', schemaname, indexname) FROM pg_indexes
+        WHERE schemaname IN ('read', 'past') AND indexname ~ ('^' || tablename || '_[0-9]+$')
+          AND indexname <> ALL ('{{{declared}}}')
+    LOOP
+        EXECUTE 'DROP INDEX ' || undeclared;
+    END LOOP;
+END
+$$
+"""
 
 
 def statements_of(t: Table) -> Iterator[str]:

@@ -13,9 +13,10 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from projections import _digest
+from projections._arrays import Array, array_of, plain
 from projections._digest import expand, expand_kept, row_bytes
 from projections._engine import Projection, R, Record, Rows, fold, keys_of
-from projections._tables import Row, Table, from_sql, table_of
+from projections._tables import Column, Row, Table, from_sql, table_of
 
 COPY_ABOVE = 1_000
 """From about this many new rows on, COPY is faster than INSERT ... SELECT unnest."""
@@ -92,13 +93,12 @@ def load(
 ) -> None:
     """Bring rows into memory; a key without a row is remembered as such."""
     table = table_of(row)
-    columns = list(zip(*keys, strict=True))
     kept = rows.kept[row]
     kept.update(dict.fromkeys(keys))
     statement = load_statement(table)
     with connection.cursor(binary=True) as cursor:
-        cursor.execute(statement, (*(list(c) for c in columns), rows.zone, rows.generation))
-        for *values, position, incomplete in cursor:
+        cursor.execute(statement, (*_key_columns(table, keys), rows.zone, rows.generation))
+        for *values, position, incomplete in cursor.fetchall():
             found = row(*map(from_sql, values))
             found.position, found.incomplete = position, incomplete
             kept[tuple(getattr(found, name) for name in table.key)] = found
@@ -143,10 +143,8 @@ def _write(connection: psycopg.Connection[Any], rows: Rows) -> None:
     for row in rows.projection.rows:
         table = table_of(row)
         if rows.deleted[row]:
-            columns = zip(*rows.deleted[row], strict=True)
-            connection.execute(
-                _delete_statement(table), (*(list(c) for c in columns), rows.zone, rows.generation)
-            )
+            keys = _key_columns(table, list(rows.deleted[row]))
+            connection.execute(_delete_statement(table), (*keys, rows.zone, rows.generation))
         if rows.changed[row]:
             _upsert(connection, table, rows, list(rows.changed[row].values()))
         if rows.added[row]:
@@ -157,32 +155,27 @@ def _write(connection: psycopg.Connection[Any], rows: Rows) -> None:
 
 
 def _upsert(connection: psycopg.Connection[Any], table: Table, rows: Rows, changed: list[Row]) -> None:
-    arrays = [[_to_sql(getattr(row, c.name), c.sql_type) for row in changed] for c in table.columns]
-    positions = [row.position for row in changed]
-    incomplete = [row.incomplete for row in changed]
-    connection.execute(
-        _upsert_statement(table), (rows.zone, rows.generation, *arrays, positions, incomplete), binary=False
-    )
+    arrays = [array([getattr(row, name) for row in changed]) for name, array in _column_arrays(table)]
+    connection.execute(_upsert_statement(table), (rows.zone, rows.generation, *arrays), binary=False)
 
 
 def copy_in(connection: psycopg.Connection[Any], rows: Rows, row: type[Row], added: Iterable[Row]) -> None:
     """COPY rows in that are known to be new."""
     with copying(connection, rows, row) as write:
-        for each in added:
-            write(each)
+        write(added)
 
 
 @contextmanager
 def copying(
     connection: psycopg.Connection[Any], rows: Rows, row: type[Row]
-) -> Iterator[Callable[[Row], None]]:
-    """A COPY into a row's table, open until the block ends; gives the function that writes one row."""
+) -> Iterator[Callable[[Iterable[Row]], None]]:
+    """A COPY into a row's table, open until the block ends; gives the function that writes rows."""
     table = table_of(row)
     names = [c.name for c in table.columns]
     values_of = attrgetter(*names, "position", "incomplete")
     json = [i for i, c in enumerate(table.columns) if c.sql_type == "jsonb"]
     # Binary costs this process a third of what text costs.
-    types = ["text", "integer", *(c.sql_type.partition(" ")[0].partition("(")[0] for c in table.columns)]
+    types = ["text", "integer", *(plain(c.sql_type) for c in table.columns)]
     target = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.SQL(table.name), sql.SQL(", ").join(map(sql.Identifier, table.all_columns))
     )
@@ -190,20 +183,32 @@ def copying(
     with connection.cursor() as cursor, cursor.copy(target) as copy:
         copy.set_types([*types, "bigint", "boolean"])
 
-        def write(each: Row) -> None:
-            copy.write_row(place + values_of(each))
+        def write(several: Iterable[Row]) -> None:
+            write_row = copy.write_row
+            for values in map(values_of, several):
+                write_row(place + values)
 
-        def write_json(each: Row) -> None:
-            values = list(values_of(each))
-            for i in json:
-                values[i] = Jsonb(values[i])
-            copy.write_row((*place, *values))
+        def write_json(several: Iterable[Row]) -> None:
+            for each in several:
+                values = list(values_of(each))
+                for i in json:
+                    values[i] = Jsonb(values[i])
+                copy.write_row((*place, *values))
 
         yield write_json if json else write
 
 
-def _to_sql(value: Any, sql_type: str) -> Any:
-    return Jsonb(value) if sql_type == "jsonb" and value is not None else value
+@functools.cache
+def _column_arrays(table: Table) -> tuple[tuple[str, Callable[[Sequence[Any]], Array]], ...]:
+    declared = (*table.columns, Column("position", "bigint", False), Column("incomplete", "boolean", False))
+    return tuple((c.name, array_of(c.sql_type, c.nullable)) for c in declared)
+
+
+def _key_columns(table: Table, keys: Sequence[tuple[Any, ...]]) -> list[Array]:
+    types = {c.name: c.sql_type for c in table.columns}
+    return [
+        array_of(types[name])(column) for name, column in zip(table.key, zip(*keys, strict=True), strict=True)
+    ]
 
 
 def named(names: Iterable[str], form: str = "{}") -> sql.Composed:

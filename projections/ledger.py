@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 
 from commands._codec import EPOCH
@@ -56,7 +57,7 @@ class Balance(Row):
     held: Money = 0
 
 
-@table("ledger_statement", key=("account", "line"), indexes=("transaction, line",))
+@table("ledger_statement", key=("account", "line"))
 class StatementLine(Row):
     account: str
     line: int
@@ -237,7 +238,13 @@ def _day(rows: Rows, asset: str, record: Record) -> Day:
 
 
 def day_of(record: Record) -> str:
-    return record.recorded_at.astimezone(UTC).date().isoformat()
+    return _day_of(record.recorded_at)
+
+
+@functools.lru_cache(maxsize=256)
+def _day_of(at: datetime) -> str:
+    """Most events that are folded at once share their times."""
+    return at.astimezone(UTC).date().isoformat()
 
 
 @ledger.on(FundsHeld)

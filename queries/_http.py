@@ -11,8 +11,9 @@ from __future__ import annotations
 import base64
 import binascii
 import inspect
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, get_type_hints
@@ -31,15 +32,26 @@ from commands._subjects import MARK
 from domain.ledger import owner_of, wallet_of
 from ops.access import Access, Caller
 from ops.problems import Problem
-from ops.web import App, zone_of
+from ops.web import App, headers_of, zone_of
 from queries._as_of import Archive, no_difference, no_past, with_min_position
-from queries._openapi import MOST_LIMIT, kind_of, parameters_shown, responses_of
-from queries._sql import LIVE, difference, has_a_past, is_amount, plain, statement
+from queries._openapi import kind_of, parameters_shown, responses_of
+from queries._sql import (
+    LIVE,
+    MOST_LIMIT,
+    difference,
+    given_of,
+    has_a_past,
+    is_amount,
+    is_json,
+    plain,
+    statement,
+)
 from queries._watch import Positions, Stopping
 
 FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 """The end of a time that is left open."""
 DEFAULT_LIMIT = 50
+SEALED = MARK.encode()
 RESERVED = frozenset({"limit", "after", "min_position", "as_of", "diff"})
 SEES_ALL = frozenset({"operator", "auditor"})
 EVERYBODY = frozenset({"operator", "auditor", "participant", "provider", "worker"})
@@ -50,7 +62,7 @@ class NoParameters:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Query:
     context: str
     name: str
@@ -149,21 +161,28 @@ def parameters_of(declared: type, request: Request, reserved: frozenset[str] = R
     given = request.query_params
     if len(given.multi_items()) != len(given):
         raise Problem(422, "repeated-parameter", "A parameter is given once.")
-    hints = get_type_hints(declared, include_extras=True)
-    if set(given) - set(hints) - reserved:
-        raise Problem(422, "unknown-parameter", "There is no such parameter.", known=sorted(hints))
+    terms = _terms(declared)
+    if not given.keys() <= terms.keys() | reserved:
+        raise Problem(422, "unknown-parameter", "There is no such parameter.", known=sorted(terms))
     values: dict[str, Any] = {}
-    for f in fields(declared):
-        if f.name in given:
+    for name, (kind, default) in terms.items():
+        if name in given:
             try:
-                values[f.name] = _parameter(kind_of(hints[f.name]), given[f.name])
+                values[name] = _parameter(kind, given[name])
             except PydanticCustomError as error:
-                raise Problem(422, "invalid-parameter", error.message(), parameter=f.name) from None
-        elif f.default is MISSING:
-            raise Problem(422, "missing-parameter", "A parameter is missing.", parameter=f.name)
+                raise Problem(422, "invalid-parameter", error.message(), parameter=name) from None
+        elif default is MISSING:
+            raise Problem(422, "missing-parameter", "A parameter is missing.", parameter=name)
         else:
-            values[f.name] = f.default
+            values[name] = default
     return values
+
+
+@cache
+def _terms(declared: type) -> dict[str, tuple[Any, Any]]:
+    """Of each parameter what KINDS knows its type by, and its default."""
+    hints = get_type_hints(declared, include_extras=True)
+    return {f.name: (kind_of(hints[f.name]), f.default) for f in fields(declared)}
 
 
 def whole_number(request: Request, name: str, default: int, most: int) -> int:
@@ -184,6 +203,11 @@ def _encode_cursor(keys: str) -> str:
     return base64.urlsafe_b64encode(keys.encode()).decode().rstrip("=")
 
 
+def _following(keys: Sequence[str]) -> str:
+    """The cursor behind a row with these keys, written as PostgreSQL writes an array."""
+    return _encode_cursor(json.dumps(keys, ensure_ascii=False))
+
+
 def _decode_cursor(text: str, length: int) -> list[str]:
     try:
         padded = text + "=" * (-len(text) % 4)
@@ -202,13 +226,35 @@ def _malformed_cursor() -> Problem:
 # Answers
 
 
-def derived(query: Query, items: str, values: dict[str, Any]) -> str:
+@cache
+def shows(query: Query) -> Callable[[Sequence[Any]], bytes]:
+    """A row of the statement as JSON: its columns are text and numbers already, and JSON where they are JSON."""
+    hints = get_type_hints(query.inputs, include_extras=True)
+    names = [f.name for f in fields(query.inputs)]
+    json_at = [i for i, name in enumerate(names) if is_json(hints[name])]
+    item = msgspec.defstruct("Item", names)
+    encode = msgspec.json.Encoder().encode
+
+    def show(columns: Sequence[Any]) -> bytes:
+        return encode(item(*columns))
+
+    def show_with_json(columns: Sequence[Any]) -> bytes:
+        values = list(columns)
+        for i in json_at:
+            if values[i] is not None:
+                values[i] = msgspec.Raw(values[i].encode())
+        return encode(item(*values))
+
+    return show_with_json if json_at else show
+
+
+def derived(query: Query, items: bytes, values: dict[str, Any]) -> bytes:
     """Items as JSON, each made by the query's rule of what its SELECT gave; None leaves one out."""
     assert query.derive is not None
     given = msgspec.json.decode(items, type=list[query.inputs], strict=False)  # type: ignore[name-defined]
     show = _encoder_of(query.row)
     rows = (query.derive(item, values) for item in given)
-    return f"[{','.join(show(row).decode() for row in rows if row is not None)}]"
+    return b"[%b]" % b",".join([show(row) for row in rows if row is not None])
 
 
 @cache
@@ -232,18 +278,18 @@ def _encoder_of(row: type) -> Callable[[Any], bytes]:
     return encode
 
 
-def derived_differences(query: Query, items: str, values: dict[str, Any]) -> str:
+def derived_differences(query: Query, items: str, values: dict[str, Any]) -> bytes:
     """Differences of what the SELECT gave, as differences of the rows made of it. What is equal there is none."""
     shown = []
     for item in msgspec.json.decode(items, type=list[dict[str, msgspec.Raw]]):
         sides = {}
         for side in ("was", "is"):
-            given = bytes(item[side]).decode()
-            made = derived(query, f"[{given}]", values)[1:-1] if given != "null" else ""
-            sides[side] = msgspec.Raw((made or "null").encode())
+            given = bytes(item[side])
+            made = derived(query, b"[%b]" % given, values)[1:-1] if given != b"null" else b""
+            sides[side] = msgspec.Raw(made or b"null")
         if bytes(sides["was"]) != bytes(sides["is"]):
             shown.append({"key": item["key"], **sides})
-    return encode_json(shown).decode()
+    return encode_json(shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +314,10 @@ class Asked:
     @property
     def tags(self) -> list[str]:
         return entity_tags(self.request.headers.get("if-none-match"))
+
+    def statement(self, past: bool = False) -> bytes:
+        given, sees_all = given_of(self.query, self.values), self.caller.role in SEES_ALL
+        return statement(self.query, self.continued, past, given, sees_all)
 
     def has(self, etag: str) -> bool:
         return etag in self.tags
@@ -303,8 +353,9 @@ class QueryApi:
 
     async def caller(self, request: Request, roles: frozenset[str]) -> tuple[Caller, str]:
         """Who asks, and about which zone. Raises Problem 401 and 403."""
-        caller = await self.access.caller(request.headers.get("authorization"))
-        zone = zone_of(request.headers)
+        headers = headers_of(request)
+        caller = await self.access.caller(headers.get("authorization"))
+        zone = zone_of(headers)
         if not caller.may_enter(zone):
             raise Problem(403, "zone-not-allowed", "The key is not for this zone.", zone=zone)
         if caller.role not in roles:
@@ -350,10 +401,10 @@ class QueryApi:
                 row = await _one(connection, LIVE, asked.values)
                 if row is not None and asked.has(etag := asked.etag(row[1], row[2])):
                     return _not_modified(etag, row[2])
-            row = await self._row(connection, asked, statement(query, asked.continued))
-        if row is None:
+            rows = await self._rows(connection, asked, asked.statement())
+        if not rows:
             raise await self._no_projection(asked.zone)
-        return self._finished(asked, row, "")
+        return self._finished(asked, rows, "")
 
     async def _as_of(self, asked: Asked) -> Response:
         """The same as of a position, from the archive."""
@@ -369,16 +420,22 @@ class QueryApi:
                 return _not_modified(etag, position)
         asked.values.update(moment.values())
         async with self.pool.connection() as connection:
-            row = await self._row(connection, asked, statement(query, asked.continued, past=True))
-        if row is None:
+            rows = await self._rows(connection, asked, asked.statement(past=True))
+        if not rows:
             raise self.archive.not_there_yet(moment.archived, position)
-        return self._finished(asked, row, "past")
+        return self._finished(asked, rows, "past")
 
-    def _finished(self, asked: Asked, row: Any, past: str) -> Response:
+    def _finished(self, asked: Asked, rows: list[Any], past: str) -> Response:
         query = asked.query
-        generation, position, items, following, quarantined = row
-        if query.single and items == "[]" and not asked.continued:
-            raise _not_found(position)
+        generation, position, quarantined, first_key, *_ = rows[0]
+        begin = 3 + len(query.key)
+        if first_key is None:
+            rows = []
+            if query.single and not asked.continued:
+                raise _not_found(position)
+        page, show = rows[: asked.values["limit"]], shows(query)
+        following = _following(page[-1][3:begin]) if len(rows) > len(page) else None
+        items = b"[%b]" % b", ".join([show(row[begin:]) for row in page])
         if query.derive is not None:
             items = derived(query, items, asked.values)
         etag = asked.etag(f"{past}{generation}", position) if query.timeless else ""
@@ -393,30 +450,30 @@ class QueryApi:
         was, now = await self.archive.moments(asked.zone, query, asked.diff, asked.as_of)
         asked.values.update(was.values("was_") | now.values())
         async with self.pool.connection() as connection:
-            row = await self._row(connection, asked, difference(query, asked.continued))
-        if row is None:
+            rows = await self._rows(connection, asked, difference(query, asked.continued))
+        if not rows:
             raise self.archive.not_there_yet(now.archived, now.position)
-        generation, position, items, following, quarantined, is_known = row
+        generation, position, text, keys, quarantined, is_known = rows[0]
         if query.single and not is_known and not asked.continued:
             raise _not_found(position)
-        if query.derive is not None:
-            items = derived_differences(query, items, asked.values)
+        items = text.encode() if query.derive is None else derived_differences(query, text, asked.values)
         etag = asked.etag(f"past{generation}-{was.position}", position)
-        return self._response(position, items, following, quarantined, etag)
+        return self._response(position, items, keys and _encode_cursor(keys), quarantined, etag)
 
-    async def _row(self, connection: AsyncConnection[Any], asked: Asked, text: str) -> Any:
+    async def _rows(self, connection: AsyncConnection[Any], asked: Asked, text: str | bytes) -> list[Any]:
         try:
-            return await _one(connection, text, asked.values)
+            cursor = await connection.execute(text, asked.values)
+            return await cursor.fetchall()
         except psycopg.DataError as error:
             if not asked.continued:
                 raise
             raise _malformed_cursor() from error
 
     def _response(
-        self, position: int, items: str, following: str | None, quarantined: int, etag: str
+        self, position: int, items: bytes, following: str | None, quarantined: int, etag: str
     ) -> Response:
         # What is opened here may be erased while the position stays: nobody keeps it, and no tag says it still holds.
-        sealed = MARK in items
+        sealed = SEALED in items
         headers = {
             "fogbook-position": str(position),
             "cache-control": "private, no-store" if sealed else "private, no-cache",
@@ -426,8 +483,8 @@ class QueryApi:
             headers["etag"] = etag
         body = b'{"position":%d,"items":%b,"next":%b,"quarantined":%d}' % (
             position,
-            self.reveal(items).encode(),
-            encode_json(_encode_cursor(following) if following else None),
+            self.reveal(items.decode()).encode() if sealed else items,
+            encode_json(following),
             quarantined,
         )
         return Response(body, 200, headers, "application/json")
@@ -473,8 +530,7 @@ def _own(query: Query, caller: Caller, values: dict[str, Any]) -> None:
     sees_all = caller.role in SEES_ALL
     if not query.own or (sees_all and not values[query.own] and "%(sees_all)s" in query.select):
         return
-    hint = get_type_hints(query.parameters, include_extras=True)[query.own]
-    is_account = kind_of(hint) == "account"
+    is_account = _terms(query.parameters)[query.own][0] == "account"
     named = values[query.own]
     if not named:
         values[query.own] = wallet_of(caller.principal) if is_account else caller.principal

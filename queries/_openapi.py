@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 from commands._models import KINDS
 from ops.problems import documented
-from queries._sql import is_amount
+from queries._sql import MOST_LIMIT, is_amount
 
 if TYPE_CHECKING:
     from queries._http import Query
-
-MOST_LIMIT = 500
-"""Items of a page."""
 
 
 def kind_of(hint: Any) -> Any:

@@ -8,8 +8,10 @@ that was asked for. What else a query reads has a past as well, or the query can
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from commands._codec import cache
@@ -23,6 +25,11 @@ LIVE = """
 SELECT zone, generation, position, recorded_at AS as_of FROM checkpoints
 WHERE zone = %(zone)s AND projection = %(projection)s AND live
 """
+
+MOST_LIMIT = 500
+"""Items of a page."""
+MOST_STATEMENTS = 2_000
+"""Texts that are remembered: of a query as many as there are sets of parameters to give."""
 
 _AMOUNTS = ("amount", "quantity", "numeric(38,0)", "numeric")
 
@@ -86,32 +93,92 @@ def _item(query: Query, hints: dict[str, Any]) -> str:
     return f"(SELECT row_to_json(item) FROM (SELECT {shown}) item)"  # noqa: S608
 
 
-@cache
-def statement(query: Query, continued: bool, past: bool = False) -> str:
-    """The whole statement; `continued` when a page before it was read, `past` as of a position."""
+def _column(name: str, hint: Any) -> str:
+    """A column as text or number, to be put into JSON as it is; what is JSON itself comes as text."""
+    shown = _shown(name, hint)
+    return f"to_json(q.{name})::text AS {name}" if is_json(hint) else shown
+
+
+def is_json(hint: Any) -> bool:
+    return not is_amount(plain(hint)) and plain(hint) not in (str, int, bool, datetime)
+
+
+@lru_cache(MOST_STATEMENTS)
+def statement(query: Query, continued: bool, past: bool, given: frozenset[str], sees_all: bool) -> bytes:
+    """The whole statement for those who give these parameters and leave out all others (see `settled`); `continued`
+    when a page before it was read, `past` as of a position.
+
+    Its rows are those of the page, each behind the generation, the position and the number of quarantined events; one
+    with nulls where the page is empty. They keep the page's order: a left join without a condition is a nested loop.
+    The inner limit is there for the planner, who does not know how small the outer one is.
+    """
     hints = get_type_hints(query.inputs, include_extras=True)
     order = _order(query)
-    keys = ", ".join(f"q.{name}::text" for name in query.key)
-    return f"""
-WITH live AS ({_past_live() if past else LIVE}),
-page AS (
-    SELECT row_number() OVER (ORDER BY {order}) AS place, json_build_array({keys}) AS cursor,
-           {_item(query, hints)} AS item
-    FROM ({past_select(query.select) if past else _narrowed(query.select)}) q
-    {_behind(query, hints) if continued else ""} ORDER BY {order} LIMIT %(limit)s + 1
-)
-SELECT live.generation, live.position,
-       (SELECT coalesce(json_agg(item ORDER BY place) FILTER (WHERE place <= %(limit)s), '[]')::text FROM page),
-       (SELECT cursor::text FROM page WHERE place = %(limit)s AND (SELECT count(*) FROM page) > %(limit)s),
-       ({QUARANTINED})
-FROM live
+    keys = ", ".join(f"q.{name}::text AS cursor_{i}" for i, name in enumerate(query.key))
+    columns = ", ".join(_column(f.name, hints[f.name]) for f in fields(query.inputs))
+    text = f"""
+WITH live AS ({_past_live() if past else LIVE})
+SELECT live.generation, live.position, ({QUARANTINED}), page.*
+FROM live LEFT JOIN (
+    SELECT {keys}, {columns}
+    FROM (
+        SELECT * FROM ({past_select(query.select) if past else _narrowed(query.select)}) q
+        {_behind(query, hints) if continued else ""} ORDER BY {order} LIMIT {MOST_LIMIT + 1}
+    ) q ORDER BY {order} LIMIT %(limit)s + 1
+) page ON true
 """  # noqa: S608 - made of our own declarations only; what callers send goes in as parameters
+    return settled(text, query, given, sees_all).encode()
 
 
 QUARANTINED = """
 SELECT count(*) FROM quarantine x JOIN checkpoints c USING (zone, projection, generation)
 WHERE zone = %(zone)s AND projection = %(projection)s AND c.live AND quarantined AND x.position <= live.position
 """
+
+# One plan for all values
+
+
+def given_of(query: Query, values: Mapping[str, Any]) -> frozenset[str]:
+    """The parameters that were not left out."""
+    return frozenset([name for name, default in defaults_of(query).items() if values[name] != default])
+
+
+@cache
+def defaults_of(query: Query) -> dict[str, Any]:
+    return {f.name: f.default for f in fields(query.parameters) if f.default is not MISSING}
+
+
+PARAMETER = re.compile(r"%\((\w+)\)s(?: (=|<>|IN) (''|0\b|\('', ))?")
+
+
+def settled(text: str, query: Query, given: frozenset[str], sees_all: bool) -> str:
+    """A statement in which nothing depends on whether a parameter is given.
+
+    What is left out stands there as its default, and a comparison of what is given with an empty default as its
+    outcome: the planner drops conditions that are met already, so one plan fits all values, and uses the indexes that
+    a condition `%(x)s = '' OR x = %(x)s` would hide from it.
+    """
+    defaults = defaults_of(query)
+    known = {"sees_all": _literal(sees_all), "projection": _literal(query.projection)}
+    known |= {name: _literal(default) for name, default in defaults.items() if name not in given}
+
+    def put(found: re.Match[str]) -> str:
+        name, operator, empty = found.groups()
+        if name in known:
+            return known[name] + found[0].removeprefix(f"%({name})s")
+        if operator is None or _literal(defaults.get(name)) != empty.strip("(, "):
+            return found[0]
+        return {"=": "FALSE", "<>": "TRUE", "IN": f"%({name})s IN ("}[operator]
+
+    return PARAMETER.sub(put, text)
+
+
+def _literal(value: Any) -> str:
+    """A value of our own declarations."""
+    if isinstance(value, datetime):
+        return f"'{value.isoformat()}'::timestamptz"
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
 
 # As of a position
 

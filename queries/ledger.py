@@ -317,6 +317,14 @@ ledger.get(
 _MINE = "account LIKE 'wallet:%%' AND split_part(account, ':', 2) = %(principal)s"
 
 
+# A line is found by its position, since its account is the stream of the event there. `public` says that the command is
+# looked up as it is now, whatever position is asked of: where its events lie never changes.
+_POSITIONS = """ARRAY(
+    SELECT generate_series(c.position - c.events + 1, c.position) FROM public.commands c
+    WHERE c.zone = %(zone)s AND c.number = substring(%(transaction)s FROM '^c([1-9][0-9]{0,17})$')::bigint
+)"""
+
+
 @dataclass(frozen=True, slots=True)
 class OfTransaction:
     transaction: Id
@@ -358,7 +366,9 @@ ledger.get(
         SELECT o.transaction, o.reason FROM read.ledger_reversals o
         WHERE (o.zone, o.generation, o.reversed_by) = (s.zone, s.generation, s.transaction) LIMIT 1
     ) original ON true
-    WHERE s.transaction = %(transaction)s AND (%(sees_all)s OR {_MINE})
+    JOIN events e ON (e.zone, e.stream, e.position) = (s.zone, s.account, s.line)
+    WHERE e.zone = %(zone)s AND e.position = ANY ({_POSITIONS}) AND s.transaction = %(transaction)s
+      AND (%(sees_all)s OR {_MINE})
     """,  # noqa: S608 - made of our own text only
     key=("line",),
     parameters=OfTransaction,
@@ -398,8 +408,9 @@ ledger.get(
            -d.amount AS amount, d.purpose, d.memo, d.at, coalesce(r.reversed_by, '') AS reversed_by,
            greatest(d.position, r.position) AS version, d.incomplete
     FROM read.ledger_references n JOIN live USING (zone, generation)
+    JOIN events e ON (e.zone, e.position) = (n.zone, n.line)
     JOIN read.ledger_statement d
-      ON (d.zone, d.generation, d.transaction, d.line) = (n.zone, n.generation, n.transaction, n.line)
+      ON (d.zone, d.generation, d.account, d.line) = (n.zone, n.generation, e.stream, n.line)
     LEFT JOIN read.ledger_reversals r
       ON (r.zone, r.generation, r.transaction) = (n.zone, n.generation, n.transaction)
     WHERE n.reference = %(reference)s AND (

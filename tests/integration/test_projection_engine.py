@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import pytest
 
 from commands._codec import EPOCH, event_encoder, event_leaf, zone_prefix
 from domain.ledger import Credited, Debited, WalletFrozen, WalletOpened
-from projections import _follower
+from ops.migrate import migrate
+from projections import _follower, _rebuild
+from projections._arrays import array_of
 from projections._engine import HandlerFailed, Projection, Record, Rows
 from projections._follower import MOST_ATTEMPTS, Follower
 from projections._rebuild import rebuild, sweep
@@ -193,6 +196,27 @@ def test_followers_at_once_count_each_event_once(bench: Bench) -> None:
     live = bench.digest()
     rebuild(bench.connect, "main", bench.projection)
     assert bench.digest() == live
+
+
+def test_rows_of_a_follower_that_dies_before_its_checkpoint_moves_are_not_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.pay("wallet:a", "wallet:b", 5)
+    write = _follower.flush
+
+    def write_and_die(*arguments: Any) -> None:
+        write(*arguments)
+        raise ConnectionResetError
+
+    with monkeypatch.context() as dying:
+        dying.setattr(_follower, "flush", write_and_die)
+        with pytest.raises(ConnectionResetError):
+            bench.follow()
+    assert bench.totals() == {}
+    with bench.connect() as connection:
+        connection.execute("UPDATE checkpoints SET tenure = NULL")
+    bench.follow()
+    assert bench.totals() == {"wallet:a": (-5, 1, False), "wallet:b": (5, 1, False)}
 
 
 def test_a_second_follower_leaves_the_work_to_the_first(bench: Bench) -> None:
@@ -387,3 +411,73 @@ def test_rows_that_handlers_delete_are_gone_and_may_come_back(bench: Bench) -> N
     live = bench.digest()
     rebuild(bench.connect, "main", bench.projection)
     assert bench.digest() == live
+
+
+@pytest.mark.parametrize("few", [1, 2, 3, 7])
+def test_a_rebuild_is_the_same_however_history_is_read_and_rows_are_sent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    for amount in range(1, 12):
+        bench.pay(f"wallet:{amount % 4}", f"wallet:{(amount + 1) % 4}", amount)
+    bench.follow()
+    before = bench.digest()
+    monkeypatch.setattr(_rebuild, "PAGE", few)
+    monkeypatch.setattr(_rebuild, "CHUNK", few + 1)
+    monkeypatch.setattr(_rebuild, "TOGETHER", few)
+    with bench.connect() as connection:
+        written = connection.execute(
+            "SELECT line, account, position FROM read.test_lines ORDER BY 1"
+        ).fetchall()
+        assert rebuild(bench.database.connect, "main", bench.projection) == 22
+        sweep(connection, "main", bench.projection)
+        again = connection.execute(
+            "SELECT line, account, position FROM read.test_lines ORDER BY 1"
+        ).fetchall()
+    assert len(written) == 11
+    assert again == written
+    assert bench.digest() == before
+
+
+@pytest.mark.parametrize(
+    ("sql_type", "values"),
+    [
+        ('text COLLATE "C"', ["", "NULL", 'ä\\"{},', "null"]),
+        ("bigint", [0, -1, 2**63 - 1, -(2**63)]),
+        ("integer", [0, 2**31 - 1, -(2**31)]),
+        ("boolean", [True, False]),
+        ("numeric(38,0)", [0, 1, -1, 9_999, 10_000, 10**37, 1 - 10**38]),
+        ("numeric", [10**60, -(10**45)]),
+        ("timestamptz", [EPOCH, datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]),
+        ("jsonb", [{"a": [1, "ä", None]}, [], 10**30]),
+        ("bytea", [b"", b"\x00\xff"]),
+    ],
+)
+def test_a_column_arrives_as_it_was_sent(database: Database, sql_type: str, values: list[Any]) -> None:
+    kind = sql_type.removesuffix(' COLLATE "C"')
+    with database.connect() as connection:
+        for nullable, sent in ((False, values), (False, []), (True, [None, *values, None]), (True, [])):
+            array = array_of(sql_type, nullable)(sent)
+            row = connection.execute(f"SELECT %s::{kind}[]", (array,)).fetchone()
+            assert row == (sent,)
+
+
+def test_a_number_of_more_than_64_bits_is_no_bigint() -> None:
+    with pytest.raises(OverflowError):
+        array_of("bigint")([2**63])
+
+
+def test_an_index_that_is_declared_no_more_is_dropped_and_any_other_stays(database: Database) -> None:
+    with database.superuser() as connection:
+        connection.execute("CREATE INDEX ledger_statement_9 ON read.ledger_statement (transaction)")
+        connection.execute("CREATE INDEX ledger_statement_9 ON past.ledger_statement (transaction)")
+        connection.execute("CREATE INDEX our_own_1 ON read.ledger_statement (transaction)")
+        before = indexes(connection)
+        migrate(database.superuser_url)
+        dropped = {("read", "ledger_statement_9"), ("past", "ledger_statement_9")}
+        assert indexes(connection) == before - dropped
+        assert dropped < before
+        assert ("read", "our_own_1") in before
+
+
+def indexes(connection: psycopg.Connection[Any]) -> set[tuple[str, str]]:
+    return set(connection.execute("SELECT schemaname, indexname FROM pg_indexes").fetchall())

@@ -239,6 +239,22 @@ def test_very_many_rows_are_summed_in_a_process_of_their_own(
     assert summed._process is None or summed._process.returncode == 0
 
 
+def test_a_system_that_grants_no_wider_pipe_sums_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(pipe: Any, what: int, wanted: int) -> int:
+        asked.append(wanted)
+        raise PermissionError
+
+    monkeypatch.setattr("fcntl.fcntl", refuse)
+    monkeypatch.setattr(_adhash, "FEW", 0)
+    with Sum() as summed:
+        summed.add(b"[1]")
+        summed.add(b"[2]")
+        assert summed.result() == (expand(b"[1]") + expand(b"[2]")) % MODULUS
+    assert asked == [_adhash.PIPE_BYTES]
+
+
 def test_a_sum_that_is_given_up_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_adhash, "FEW", 0)
     with Sum() as summed:
