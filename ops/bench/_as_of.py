@@ -19,15 +19,16 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from commands._log import connection_options
-from ops.bench._load import wallet
+from ops.bench._figures import Figures
 from ops.bench._measure import quantile
+from ops.bench._requests import wallet
 from ops.bench._stage import Stage, found_zone, grow
 from ops.settings import APP_ROLE
 from projections._engine import all_projections
 from projections._rebuild import rebuild
 from queries._as_of import resolve
 from queries._http import QUERIES
-from queries._sql import statement
+from queries._sql import given_of, statement
 from queries.api import load_queries
 from workers.archive import Archive
 
@@ -42,7 +43,7 @@ WHERE n.nspname IN ('read', 'past') AND c.relkind = 'r' GROUP BY 1
 """
 
 
-def as_of(stage: Stage, figures: Any) -> None:
+def as_of(stage: Stage, figures: Figures) -> None:
     """Keyed questions as of random positions against the same ones live; the archive's speed and size."""
     stage.say("Making history for the archive.")
     found_zone(stage, PAST_ZONE, stage.scale.wallets)
@@ -92,7 +93,7 @@ async def _asked(stage: Stage, head: int) -> tuple[dict[str, list[float]], dict[
     choose = Random(stage.seed)
     live: dict[str, list[float]] = {name: [] for name in QUESTIONS}
     past: dict[str, list[float]] = {name: [] for name in QUESTIONS}
-    options = connection_options(APP_ROLE) + " -c plan_cache_mode=force_custom_plan"
+    options = connection_options(APP_ROLE)
     async with (
         AsyncConnectionPool(
             stage.servers.database_url,
@@ -134,17 +135,20 @@ def _values(path: str, account: str) -> dict[str, Any]:
 
 
 async def _now(connection: AsyncConnection[Any], path: str, account: str, position: int) -> None:
-    await _row(connection, statement(QUERIES[path], False), _values(path, account))
+    await _row(connection, path, _values(path, account))
 
 
 async def _then(connection: AsyncConnection[Any], path: str, account: str, position: int) -> None:
     """With the round trip that tells what the position means."""
     moment = await resolve(connection, PAST_ZONE, QUERIES[path], position, "as_of")
-    values = _values(path, account) | moment.values()
-    await _row(connection, statement(QUERIES[path], False, past=True), values)
+    await _row(connection, path, _values(path, account) | moment.values(), past=True)
 
 
-async def _row(connection: AsyncConnection[Any], text: str, values: dict[str, Any]) -> None:
+async def _row(
+    connection: AsyncConnection[Any], path: str, values: dict[str, Any], past: bool = False
+) -> None:
+    query = QUERIES[path]
+    text = statement(query, False, past, given_of(query, values), values["sees_all"])
     cursor = await connection.execute(text, values)
     row = await cursor.fetchone()
     assert row is not None, "the archive has come that far"

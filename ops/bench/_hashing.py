@@ -2,7 +2,7 @@
 
 A round of transfers over HTTP tells what a command costs the server and PostgreSQL. Right afterwards the leaves of
 what that round has stored are computed again, alone, from the same arguments. In between, the same write side without
-leaf hashes takes its turns.
+leaf hashes takes its turns, in a zone of its own: whoever finds that another one has written reads that first.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from commands._codec import event_leaf, fate_leaf, microseconds, zone_prefix
 from commands._signatures import installation
+from ops.bench._figures import Figures
 from ops.bench._load import Result
 from ops.bench._measure import cpu_s, median_ratio, tree_cpu_s
-from ops.bench._stage import PEPPER, ZONE, App, BenchFailed, Stage, grow
+from ops.bench._stage import OUR_HTTP, PEPPER, ZONE, App, BenchFailed, Stage, found_zone, grow
 from projections._transparency import EVENTS, FATES, extend_and_sign
 
 WARM_S = 0.2
+BARE_ZONE = "unhashed"
 MOST_HASHED = 20_000
 """Commands of a round whose leaves are computed again."""
 
@@ -39,22 +40,13 @@ FROM commands WHERE zone = %s AND number > %s ORDER BY number LIMIT %s
 """
 
 
-@dataclass
-class Hashing:
-    """What was found out; times are CPU microseconds a command."""
-
-    costs: dict[str, float]
-    vs_unhashed: float
-    leaves_per_s: float
-
-
-def measure_hashing(stage: Stage) -> Hashing:
-    api, bare = (
-        stage.running["transfer"].ready(),
-        stage.start_peer("unhashed", "ops.bench.peers.unhashed:app"),
-    )
-    for app in (api, bare.ready()):
-        stage.load.run(stage.round(app, warm_s=WARM_S))
+def hashing(stage: Stage, figures: Figures) -> None:
+    """What leaf hashes cost a command, in CPU microseconds and as a share, and how fast trees grow."""
+    api, bare = stage.fogbook(), stage.start_peer("unhashed", "ops.bench.peers.unhashed:app", OUR_HTTP)
+    found_zone(stage, BARE_ZONE, stage.scale.wallets)
+    zones = {api.name: ZONE, bare.name: BARE_ZONE}
+    for app in (api.ready(), bare.ready()):
+        stage.load.run(stage.round(app, zone=zones[app.name], warm_s=WARM_S))
     rounds: list[tuple[float, float, float]] = []
     rates: dict[str, list[float]] = {api.name: [], bare.name: []}
     for number in range(stage.scale.rounds):
@@ -62,7 +54,7 @@ def measure_hashing(stage: Stage) -> Hashing:
         # Every other round in reverse, so that nobody always follows the same neighbour.
         for app in (api, bare) if number % 2 else (bare, api):
             head = _head(stage)
-            spent, result = _spent_us(stage, app)
+            spent, result = _spent_us(stage, app, zones[app.name])
             rates[app.name].append(result.per_s)
             if app is api:
                 rounds.append((_leaves_us(stage, *head), *spent))
@@ -75,8 +67,9 @@ def measure_hashing(stage: Stage) -> Hashing:
         "share_of_command": statistics.median(each[0] / (each[1] + each[2]) for each in rounds),
         "share_of_server": statistics.median(each[0] / each[1] for each in rounds),
     }
-    rounded = {name: round(value, 4) for name, value in costs.items()}
-    return Hashing(rounded, median_ratio(rates[api.name], rates[bare.name]), _growth(stage))
+    figures.hashing = {name: round(value, 4) for name, value in costs.items()}
+    figures.ratios["transfer_vs_unhashed"] = median_ratio(rates[api.name], rates[bare.name])
+    figures.per_s["tree_leaves"] = _growth(stage)
 
 
 def _head(stage: Stage) -> tuple[int, int]:
@@ -86,13 +79,13 @@ def _head(stage: Stage) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def _spent_us(stage: Stage, app: App) -> tuple[tuple[float, float], Result]:
+def _spent_us(stage: Stage, app: App, zone: str) -> tuple[tuple[float, float], Result]:
     """CPU time of a command in the server and in PostgreSQL, over a round."""
     postgres = stage.servers.pids["postgres"]
     server, database = cpu_s(app.pid), tree_cpu_s(postgres)
-    result = stage.load.run(stage.round(app, warm_s=WARM_S))
+    result = stage.load.run(stage.round(app, zone=zone, warm_s=WARM_S))
     spent = cpu_s(app.pid) - server, tree_cpu_s(postgres) - database
-    return (spent[0] / result.sent * 1e6, spent[1] / result.sent * 1e6), result
+    return (spent[0] / result.commands * 1e6, spent[1] / result.commands * 1e6), result
 
 
 def _leaves_us(stage: Stage, position: int, number: int) -> float:

@@ -50,10 +50,10 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 
 
 def spread(values: Iterable[float], digits: int = 3) -> dict[str, float]:
-    """p50, p99 and the largest value."""
+    """p50, p99, p99.9 and the largest value."""
     ordered = sorted(values)
-    named = {"p50": quantile(ordered, 0.5), "p99": quantile(ordered, 0.99), "max": ordered[-1]}
-    return {name: round(value, digits) for name, value in named.items()}
+    named = {name: quantile(ordered, q) for name, q in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+    return {name: round(value, digits) for name, value in (named | {"max": ordered[-1]}).items()}
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

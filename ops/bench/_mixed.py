@@ -1,77 +1,92 @@
-"""The mixed workload: what devices, their owners and those who buy from them do all day, on things that stand ready.
-
-Of a hundred commands 30 are transfers, 15 heartbeats and 10 reports of a device's state (of which most leave no
-event), 20 contributions of harvest sessions, 15 meterings of contracts and 10 delegations.
-"""
+"""The mixed workload: against plain transfers, its lag, and how punctual timers are meanwhile."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from typing import Any
+import time
+from datetime import UTC, datetime, timedelta
 
-from commands._codec import context_of, decision_of
-from commands._deciding import Command
-from domain._kernel import kebab
-from domain.devices import Capabilities, Heartbeat, RegisterDevice
-from domain.harvest import EnrolHarvester, ReportDeviceState, StartHarvestSession
-from domain.ledger import REWARDS, MintTokens, OpenWallet, Transfer
-from domain.marketplace.contracts import OpenContract, StartService
-from domain.marketplace.offerings import RegisterOffering
-from domain.staking import RegisterValidator
-from ops.bench._load import VALIDATORS, principal
-from ops.bench._stage import FUNDS, ZONE, Stage, sequencing, submit_all
+import httpx
 
-UNITS = 10
-WEEK_MINUTES = 7 * 24 * 60
+from commands._codec import encode_json
+from ops.bench._economy import found_economy
+from ops.bench._figures import Figures
+from ops.bench._lag import following, lags_at
+from ops.bench._measure import median_ratio, spread
+from ops.bench._requests import MIX, principal, wallet
+from ops.bench._rounds import GAPLESS, Side, note, take_turns
+from ops.bench._stage import ZONE, BenchFailed, Stage
 
-
-def found_economy(stage: Stage) -> None:
-    """Beside the wallets: devices with open sessions, offerings with running contracts, validators."""
-    asyncio.run(_found(stage))
+RATE = 300
+PLACED_WITHIN_S = 3.0
+"""A hold that is placed after its time would be refused."""
 
 
-async def _found(stage: Stage) -> None:
-    async with sequencing(stage, ZONE) as sequencer:
-        for step in _steps(stage):
-            await submit_all(sequencer, [_command(body, by) for body, by in step])
+def mixed(stage: Stage, figures: Figures) -> None:
+    """The mixed workload against plain transfers, in turns; then its lag at 300 commands a second."""
+    api = stage.fogbook()
+    found_economy(stage, ZONE)
+    terms = {"mix": MIX, "devices": stage.scale.devices}
+    sides = {"mixed": Side((api,), terms), "transfer": Side((api,))}
+    take_turns(stage, sides, stage.scale.rounds, "Mixed commands over HTTP")
+    figures.ratios["mixed_vs_transfer"] = median_ratio(sides["mixed"].rates, sides["transfer"].rates)
+    note(figures, "mixed", sides["mixed"], GAPLESS)
+    with following(stage) as poller:
+        holds = place_holds(stage, api.port, stage.scale.lag_s * stage.scale.lag_rounds)
+        stage.say(f"Commit-to-visible lag at {RATE} mixed commands/s.")
+        lags, result = lags_at(stage, poller, RATE, stage.scale.lag_s * stage.scale.lag_rounds, **terms)
+        figures.timers_late_ms = lateness(stage, holds)
+    figures.lag_mixed_ms = spread(lags)
+    figures.conditions["lag_mixed_commands_per_s"] = round(result.per_s, 1)
+    figures.conditions["mix"] = MIX
+    figures.conditions["devices"] = stage.scale.devices
 
 
-def _steps(stage: Stage) -> Iterator[list[tuple[Any, str]]]:
-    """Commands and who issues them; what is in one step does not need each other."""
-    people = [principal(number, stage.principals) for number in range(stage.principals)]
-    owners = [people[number % len(people)] for number in range(stage.scale.devices)]
-    customers = [people[(number + 1) % len(people)] for number in range(stage.scale.devices)]
-    devices = [f"d{number}" for number in range(stage.scale.devices)]
-    size = Capabilities(4_000, 8_000, 100_000, 100_000)
-    yield [(MintTokens(REWARDS, FUNDS * len(people), "bench", "mixed"), "admin")]
-    yield [(OpenWallet(f"wallet:{name}"), name) for name in people]
-    for name in people:
-        yield [(Transfer(REWARDS, f"wallet:{name}", FUNDS), "admin")]
-    yield [(RegisterValidator(f"v{i}", 1_000, 500), people[i % len(people)]) for i in range(VALIDATORS)]
-    yield [(RegisterDevice(d, "laptop", size, f"region{i % 4}"), owners[i]) for i, d in enumerate(devices)]
-    yield [(Heartbeat(d, 1), owners[i]) for i, d in enumerate(devices)]
-    yield [(EnrolHarvester(d, size), owners[i]) for i, d in enumerate(devices)]
-    yield [
-        (ReportDeviceState(d, 1, True, 90, 30, "wifi", False, 5, 10, 3_600), owners[i])
-        for i, d in enumerate(devices)
+def place_holds(stage: Stage, port: int, seconds: float) -> int:
+    """Holds that expire one after the other during that time, which begins soon after; returns how many."""
+    begin = datetime.now(UTC) + timedelta(seconds=PLACED_WITHIN_S)
+    number = int(seconds * 10)
+    lines = [
+        encode_json(
+            {
+                "context": "ledger",
+                "command": "place-hold",
+                "key": f"expiring-{i}",
+                "body": {
+                    "hold": f"expiring-{i}",
+                    "wallet": wallet(0, stage.principals),
+                    "payee": principal(1, stage.principals),
+                    "amount": "1",
+                    "expires_at": (begin + timedelta(seconds=i / 10)).isoformat(),
+                },
+            }
+        )
+        for i in range(number)
     ]
-    yield [(StartHarvestSession(f"s{i}", d), owners[i]) for i, d in enumerate(devices)]
-    yield [
-        (RegisterOffering(f"o{i}", d, "compute", "bronze", 100, 100, 0, UNITS, 1_000), owners[i])
-        for i, d in enumerate(devices)
-    ]
-    yield [
-        (OpenContract(f"c{i}", f"o{i}", UNITS, WEEK_MINUTES, any_price=True), customers[i])
-        for i in range(len(devices))
-    ]
-    yield [(StartService(f"c{i}"), owners[i]) for i in range(len(devices))]
+    headers = {"authorization": f"Bearer {stage.keys[0]}", "content-type": "application/x-ndjson"}
+    url = f"http://127.0.0.1:{port}/commands"
+    answer = httpx.post(url, content=b"\n".join(lines), headers=headers, timeout=30, trust_env=False)
+    if answer.status_code != 200 or answer.content.count(b'"status":200') != number:
+        raise BenchFailed(f"holds were not placed: {answer.text[:300]}")
+    time.sleep(max(0.0, (begin - datetime.now(UTC)).total_seconds() - 0.5))
+    return number
 
 
-def _command(body: Any, by: str) -> Command:
-    kind = type(body)
-    name = f"{context_of(kind)}/{kebab(kind.__name__)}"
-    role = "operator" if by == "admin" else "participant"
-    key = f"mixed-{name}-{by}-{hash(repr(body))}"
-    request = b'{"command":"%b","act_as":"%b","body":{}}' % (name.encode(), by.encode())
-    return Command(name, body, decision_of(kind), by, by, role, key, request)
+LATE = """
+SELECT extract(epoch FROM expired.recorded_at - (convert_from(placed.data, 'UTF8')::json ->> 'expires_at')::timestamptz)
+       * 1000
+FROM events expired JOIN events placed USING (zone, stream)
+WHERE zone = %s AND expired.type = 'HoldExpired' AND placed.type = 'HoldPlaced'
+"""
+
+
+def lateness(stage: Stage, holds: int) -> dict[str, float]:
+    """How long after their time the holds expired, in milliseconds; waits for them, so that the last ones count."""
+    end = time.monotonic() + stage.patience_s(30.0)
+    late: list[float] = []
+    with stage.connect() as connection:
+        while len(late) < holds:
+            if time.monotonic() > end:
+                raise BenchFailed(f"{holds - len(late)} of {holds} holds have not expired")
+            time.sleep(0.1)
+            late = [float(ms) for (ms,) in connection.execute(LATE, (ZONE,))]
+    return spread(late)

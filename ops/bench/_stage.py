@@ -34,7 +34,9 @@ from domain.ledger import (
 )
 from ops._supervise import Child, spawn
 from ops.access import create_key
-from ops.bench._load import LoadProcess, Round, principal, wallet
+from ops.bench._load import LoadProcess
+from ops.bench._requests import Round, principal, wallet
+from ops.bench._scales import Scale
 from ops.migrate import migrate
 from ops.pool import connect, connect_as_signer
 from ops.servers import Servers, start_servers
@@ -43,16 +45,17 @@ from ops.zones import ensure_zone
 
 ZONE = "main"
 PEPPER = "a pepper for benchmarks only"
-READY_WITHIN_S = 40.0
+READY_WITHIN_S = 90.0
 FUNDS = 10**9
 MOST_WAITING = 2_048
 MOST_A_ROUND = 2_000_000
 """Sequence numbers that a round may use."""
 DISTRIBUTED_AT_ONCE = 500
+OUR_HTTP = "ops.protocol:Protocol"
 
 CLI = [sys.executable, "-m", "ops.cli"]
 UVICORN = [
-    *(sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--ws", "none"),
+    *(sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--ws", "none"),
     *("--lifespan", "on", "--no-access-log", "--no-server-header", "--log-level", "warning"),
     *("--backlog", "2048", "--timeout-keep-alive", "75"),
 ]
@@ -60,35 +63,6 @@ UVICORN = [
 
 class BenchFailed(Exception):
     """A part could not be measured; the message is for people."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much of everything. `limit_s` is when the whole bench must be over: late parts run fewer rounds."""
-
-    name: str
-    wallets: int
-    connections: int
-    rounds: int
-    round_s: float
-    append_rounds: int
-    batches: int
-    """Of each side in each round of the append part."""
-    lag_s: float
-    events: int
-    """That the rebuild part folds, at least."""
-    rebuilds: int
-    streams: int
-    """Wallets of the memory part."""
-    memory_s: float
-    devices: int
-    """Of the mixed part."""
-    limit_s: float | None = None
-
-
-TINY = Scale("tiny", 50, 8, 1, 0.2, 1, 5, 1.0, 500, 1, 200, 0.2, 100)
-QUICK = Scale("quick", 1_000, 32, 5, 0.7, 5, 40, 4.0, 100_000, 2, 20_000, 2.0, 500, limit_s=46.0)
-FULL = Scale("full", 1_000, 32, 15, 3.0, 15, 100, 30.0, 1_000_000, 3, 1_000_000, 30.0, 1_000)
 
 
 @dataclass
@@ -105,6 +79,7 @@ class Stage:
     worker_key: str = ""
     load: LoadProcess = field(default_factory=LoadProcess)
     running: dict[str, App] = field(default_factory=dict)
+    founded: bool = False
     tags: int = 0
 
     @property
@@ -133,16 +108,35 @@ class Stage:
             "FOGBOOK_WORKER_KEY": self.worker_key,
         }
 
-    def start_fogbook(self) -> App:
-        """Our write side, as `fogbook serve commands` runs it."""
+    def patience_s(self, quick: float) -> float:
+        """How long something may take: as given where time is short, else ten minutes."""
+        return quick if self.scale.limit_s is not None else 600.0
+
+    def main_zone(self) -> None:
+        """Open and fund the wallets of the zone `main`, once."""
+        if not self.founded:
+            self.founded = True
+            self.say(f"Opening {self.scale.wallets} wallets.")
+            found_zone(self, ZONE, self.scale.wallets)
+
+    def fogbook(self) -> App:
+        """Our write side with its zone; started here unless it runs."""
+        app = self.running.get("transfer") or self.start_fogbook("transfer")
+        self.main_zone()
+        return app
+
+    def start_fogbook(self, name: str) -> App:
+        """One more process of our write side, as `fogbook serve commands` runs it."""
         argv = [*CLI, "serve", "commands", "--home", str(self.folder / "fogbook"), "--port"]
-        return self._start("transfer", argv, {})
+        return self.start(name, argv, {})
 
-    def start_peer(self, name: str, target: str, **env: str) -> App:
-        """Another application, under the same server with the same settings."""
-        return self._start(name, [*UVICORN, target, "--port"], env)
+    def start_peer(self, name: str, target: str, http: str = "httptools", **env: str) -> App:
+        """Another application, under the same server with the same settings; under our protocol as well where it
+        stands for our own side."""
+        return self.start(name, [*UVICORN, "--http", http, target, "--port"], env)
 
-    def _start(self, name: str, argv: list[str], env: dict[str, str]) -> App:
+    def start(self, name: str, argv: list[str], env: dict[str, str]) -> App:
+        """An application whose command line ends in its port."""
         app = App(name, free_port(), self.folder / f"{name}.log")
         environment = self.environment() | env
         app.child = spawn([*argv, str(app.port)], log=app.log, env=environment, cwd=self.folder)
@@ -150,11 +144,11 @@ class Stage:
         self.running[name] = app
         return app
 
-    def round(self, app: App, **changes: Any) -> Round:
-        """A closed-loop round against an application."""
+    def round(self, *apps: App, **changes: Any) -> Round:
+        """A closed-loop round against an application, or several that share its connections."""
         self.tags += 1
         terms: dict[str, Any] = {
-            "port": app.port,
+            "ports": [app.port for app in apps],
             "seconds": self.scale.round_s,
             "connections": self.scale.connections,
             "keys": self.keys,
@@ -209,7 +203,7 @@ def tail_of(log: Path) -> str:
 def set_up(
     scale: Scale, seed: int, folder: Path, begun: float, say: Callable[[str], None]
 ) -> Iterator[Stage]:
-    """Servers with fsync on, the schema, and the zone `main` with funded wallets of some principals."""
+    """Servers with fsync on, the schema, and API keys of some principals."""
     with contextlib.ExitStack() as undo:
         say("Starting PostgreSQL and Valkey.")
         servers = undo.enter_context(start_servers(folder / "servers", throwaway=True))

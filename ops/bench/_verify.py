@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 
 from commands._signatures import installation
+from ops.bench._figures import Figures
 from ops.bench._measure import median_ratio
-from ops.bench._stage import PEPPER, ZONE, BenchFailed, Stage
+from ops.bench._rebuild import copy_and_decode
+from ops.bench._stage import PEPPER, ZONE, BenchFailed, Stage, grow
 from ops.verify import verify
 from projections._transparency import extend_and_sign
 
 PROCESSES = 2
 
 
-def verify_against(stage: Stage, limit: Callable[[], None]) -> tuple[float, float, int]:
-    """The ratio to the limit (COPY of all events out of the log, and decoding), our events a second, and rounds."""
+def verify_logs(stage: Stage, figures: Figures) -> None:
+    """`fogbook verify` of the logs (not of read models) against COPY of all events out of the log and decoding them."""
+    stage.main_zone()
+    stage.say("Making history for the verification.")
+    head = grow(stage, ZONE, stage.scale.events, 0.8)
     secret = PEPPER.encode()
     with stage.signer() as connection:
         extend_and_sign(connection, secret, installation(secret), ZONE)
     ours: list[float] = []
     theirs: list[float] = []
-    events = 0
     for number in range(stage.scale.rebuilds):
         if number and stage.late(0.9):
             break
@@ -34,8 +37,9 @@ def verify_against(stage: Stage, limit: Callable[[], None]) -> tuple[float, floa
         ours.append(time.monotonic() - begun)
         if found.count:
             raise BenchFailed(f"an honest log has differences: {found.problems[0]}")
-        events = found.events
         begun = time.monotonic()
-        limit()
+        copy_and_decode(stage, head, metadata=True)
         theirs.append(time.monotonic() - begun)
-    return median_ratio(theirs, ours), round(events / statistics.median(ours), 1), len(ours)
+    figures.ratios["verify_vs_copy_decode"] = median_ratio(theirs, ours)
+    figures.per_s["verify_events"] = round(head / statistics.median(ours), 1)
+    figures.conditions |= {"verify_events": head, "verify_rounds": len(ours)}

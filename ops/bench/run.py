@@ -11,14 +11,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from ops.bench._parts import PARTS, Figures, run_parts
-from ops.bench._stage import FULL, QUICK, TINY, BenchFailed, Scale, Stage, set_up
+from ops.bench._figures import Figures
+from ops.bench._parts import PARTS, QUICK_PARTS, run_parts
+from ops.bench._plots import write_plots
+from ops.bench._scales import FULL, QUICK, TINY, Scale
+from ops.bench._show import show
+from ops.bench._stage import BenchFailed, Stage, set_up
+from ops.bench.goals import missed
 from ops.logging import configure_logging
 from ops.servers import ServersFailed
 from ops.settings import Settings
@@ -34,9 +39,17 @@ def main(
     seed: int = 1,
     home: Path | None = None,
     parts: list[str] | None = None,
+    out: Path | None = None,
+    plots: Path | None = None,
+    check: bool = False,
     tiny: bool = False,
 ) -> int:
-    """Exit code 0 when everything was measured, 1 when something failed, 2 when asked for what there is not."""
+    """Measure and print.
+
+    `out` gets the figures as JSON after each part, so that what fails late loses nothing; `plots` is a folder for SVG.
+    Exit code 0 when everything was measured, 1 when something failed, 2 when asked for what there is not, and with
+    `check` 3 when a measured goal was missed.
+    """
     console = Console(stderr=True)
     configure_logging("warning")
     if unknown := set(parts or ()) - set(PARTS):
@@ -47,9 +60,15 @@ def main(
         console.print("A bench makes servers of its own: unset DATABASE_URL and REDIS_URL for it.")
         return 2
     scale = TINY if tiny else QUICK if quick else FULL
+
+    def keep(figures: Figures) -> None:
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json_format.dumps(asdict(figures), indent=1) + "\n")
+
     try:
         with console.status("") as status:
-            figures = bench(scale, seed, home, parts or _usual(scale), status.update)
+            figures = bench(scale, seed, home, parts or _usual(scale), status.update, keep)
     except (BenchFailed, ServersFailed) as error:
         console.print(f"The bench failed: {error}", markup=False, highlight=False)
         return 1
@@ -57,14 +76,17 @@ def main(
         print(json_format.dumps(asdict(figures)))
     else:
         show(figures, Console())
+    if plots is not None:
+        write_plots(figures.plots, plots)
+    if check and (goals := missed(figures)):
+        console.print(f"Goals missed: {'; '.join(f'{goal.work} against {goal.against}' for goal in goals)}.")
+        return 3
     return 0
 
 
 def _usual(scale: Scale) -> list[str]:
     """All parts; without those that take long where there is little time."""
-    return [
-        name for name in PARTS if name not in ("mixed", "hashing", "verify", "as_of") or scale.limit_s is None
-    ]
+    return list(PARTS if scale.limit_s is None else QUICK_PARTS)
 
 
 def bench(
@@ -73,8 +95,9 @@ def bench(
     home: Path | None,
     parts: list[str],
     say: Callable[[str], None] = lambda text: None,
+    keep: Callable[[Figures], None] = lambda figures: None,
 ) -> Figures:
-    """Measure the given parts. Raises BenchFailed and ServersFailed."""
+    """Measure the given parts; `keep` is called after each. Raises BenchFailed and ServersFailed."""
     begun = time.monotonic()
     if home is not None:
         home = home.expanduser()
@@ -83,8 +106,9 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="fogbook bench ", dir=home) as folder:
         with set_up(scale, seed, Path(folder), begun, say) as stage:
             figures.conditions = _conditions(stage)
-            run_parts(stage, figures, parts)
+            run_parts(stage, figures, parts, keep)
     figures.conditions["took_s"] = round(time.monotonic() - begun, 1)
+    keep(figures)
     return figures
 
 
@@ -96,6 +120,7 @@ def _conditions(stage: Stage) -> dict[str, Any]:
     return {
         "quick": scale is QUICK,
         "scale": scale.name,
+        "taken": datetime.now(UTC).date().isoformat(),
         "seed": stage.seed,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -111,49 +136,6 @@ def _conditions(stage: Stage) -> dict[str, Any]:
     }
 
 
-TITLES = {
-    "transfer": "transfer over HTTP",
-    "noop": "no-op, plain FastAPI",
-    "noop_same_route": "no-op on our command route",
-    "library_app": "FastAPI + eventsourcing",
-    "append": "append of a batch of 32 commands",
-    "raw_batch": "raw INSERT of the same rows",
-    "raw_events_only": "raw INSERT of the events alone",
-}
-
-
-def show(figures: Figures, console: Console) -> None:
-    ratios = Table("ratio", "", title="Fogbook against each, higher is better", title_justify="left")
-    for name, ratio in figures.ratios.items():
-        ratios.add_row(name, f"{ratio:.2f}")
-    if figures.ratios:
-        console.print(ratios)
-    work = Table("work", "/s", "p50 ms", "p99 ms", "server us", "Postgres us", title="Medians of rounds")
-    for name, latency in figures.latency_ms.items():
-        cpu = figures.cpu_us.get(name, {})
-        rate = figures.per_s.get(name) or figures.per_s.get(f"{name}_events", 0.0)
-        cost = (f"{cpu[who]:.0f}" if cpu else "" for who in ("server", "postgres"))
-        work.add_row(
-            TITLES.get(name, name), f"{rate:,.0f}", f"{latency['p50']:.2f}", f"{latency['p99']:.2f}", *cost
-        )
-    for name in ("rebuild_events", "verify_events", "copy_decode_events"):
-        if name in figures.per_s:
-            work.add_row(name.replace("_", " "), f"{figures.per_s[name]:,.0f}")
-    if work.row_count:
-        console.print(work)
-    if figures.lag_ms:
-        console.print("Commit to visible, ms:", figures.lag_ms)
-    if figures.lag_mixed_ms:
-        console.print("Commit to visible of the mixed workload, ms:", figures.lag_mixed_ms)
-        console.print("Timers after their time meanwhile, ms:", figures.timers_late_ms)
-    if figures.hashing:
-        console.print("Leaf hashes, CPU us of a command and their share:", figures.hashing)
-        console.print(f"A tree grows by {figures.per_s['tree_leaves']:,.0f} leaves a second.")
-    if figures.memory_mib is not None:
-        console.print(f"Resident memory of the API: {figures.memory_mib} MiB")
-    console.print("Conditions:", figures.conditions)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="fogbook bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="at most 60 seconds")
@@ -163,6 +145,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--part", dest="parts", action="append", help=f"one of {', '.join(PARTS)}; repeatable"
     )
+    parser.add_argument("--out", type=Path, help="a file for the figures as JSON")
+    parser.add_argument("--plots", type=Path, help="a folder for plots as SVG")
+    parser.add_argument("--check", action="store_true", help="exit with 3 when a measured goal is missed")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

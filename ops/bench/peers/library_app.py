@@ -16,7 +16,7 @@ from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import IntegrityError
 from fastapi import FastAPI, HTTPException
 
-from ops.bench._load import principal, wallet
+from ops.bench._requests import principal, wallet
 from ops.bench.peers.noop import Answer, Authenticated, Event, Posting, Transfer, authenticating
 
 MOST_ATTEMPTS = 20

@@ -35,17 +35,22 @@ class Nothing:
         return ANSWER
 
 
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    settings = Settings()
-    pepper = settings.pepper_bytes
-    async with open_pool(settings, "fogbook bench peer", 4) as pool:
-        app.state.api = CommandApi(Nothing(), Access(pool, pepper), Keyring(settings.subject_folder, pepper))
-        freeze()
-        yield
+def make_app(nothing: Nothing) -> App:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings = Settings()
+        pepper = settings.pepper_bytes
+        async with open_pool(settings, "fogbook bench peer", 4) as pool:
+            keyring = Keyring(settings.subject_folder, pepper)
+            app.state.api = CommandApi(nothing, Access(pool, pepper), keyring)
+            freeze()
+            yield
+
+    configure_logging()
+    load_routes()
+    made = App(lifespan=lifespan)
+    register(made, lambda: made.state.api)
+    return made
 
 
-configure_logging()
-load_routes()
-app = App(lifespan=lifespan)
-register(app, lambda: app.state.api)
+app = make_app(Nothing())
