@@ -1,4 +1,4 @@
-"""The short form of `tests/torture/test_tampering.py`: some harm of each sort to one log, and two honest ones."""
+"""The short form of the torture scenario `tampering`: some harm of each sort to one log, and two honest ones."""
 
 from __future__ import annotations
 

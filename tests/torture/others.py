@@ -1,0 +1,134 @@
+"""Scenarios that bring a system of their own, or none: their short forms are tests under tests/integration and unit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from random import Random
+
+from hypothesis import HealthCheck, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.audited import EXPORTED, audited, named
+from tests.campaign import run as run_campaign
+from tests.campaign import thrown_away
+from tests.chronicles import Features, live_through
+from tests.faults.stage import SCENARIOS, Scenario, Turn
+from tests.integration import test_followers_miss_nothing, test_killed, test_reactions_killed
+from tests.integration.test_zones_exchange import PEERS, run_exchange
+from tests.planted import BUGS, hunt
+from tests.running import running
+from tests.tampering import KINDS, harmed, keep_copies
+from tests.unit.test_economy_properties import STEPS, EconomyMachine
+
+HISTORIES = 300
+MUTATIONS = 150
+HONEST = 5
+PROCESSES = int(os.environ.get("FOGBOOK_PROCESSES", "2"))
+KILLS = 40
+EXCHANGE_KILLS = 25
+REACTION_KILLS = 15
+
+
+def economy(turn: Turn) -> Counter[str]:
+    """Random histories over all contexts, timers and reactions included, against the plain model."""
+    terms = settings(
+        max_examples=HISTORIES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(seed(turn.seed)(EconomyMachine), settings=terms)
+    return Counter({"histories": HISTORIES, "steps": HISTORIES * STEPS})
+
+
+def order(turn: Turn) -> Counter[str]:
+    """32 writers who race, stall and roll back, and readers who miss nothing."""
+    servers = turn.servers()
+    with thrown_away(servers.database_url, servers.superuser_url) as database:
+        return test_followers_miss_nothing.race(database, turn.folder, turn.seed)
+
+
+def up(turn: Turn) -> Counter[str]:
+    """`fogbook up` under load, its API and its workers killed: what it supervises comes back, and nothing is lost."""
+    with running(turn.folder / "fog home") as it:
+        load, killed = asyncio.run(test_killed.play(it, turn.seed, KILLS))
+        test_killed.check(it, load)
+    test_killed.report(load, killed)
+    counts = Counter({f"{name} killed": number for name, number in killed.items()})
+    return counts + Counter({"acknowledged": len(load.acknowledged), "unanswered": load.unanswered})
+
+
+def reactions(turn: Turn) -> Counter[str]:
+    """Rewards, slashes and windows while API and workers are killed: each effect once."""
+    with running(turn.folder / "fog home") as it:
+        village, killed = asyncio.run(test_reactions_killed.live(it, turn.seed, REACTION_KILLS))
+        test_reactions_killed.settled(it)
+        test_reactions_killed.check(it, village)
+    counts = Counter({f"{name} killed": number for name, number in killed.items()})
+    return counts + Counter({"commands": village.sent.total(), "unanswered": village.unanswered})
+
+
+def zones(turn: Turn) -> Counter[str]:
+    """Two zones exchange tokens while API and workers are killed: every token is in one place."""
+    exchange, killed = run_exchange(turn.folder / "fog home", turn.seed, EXCHANGE_KILLS)
+    counts = Counter({f"{name} killed": number for name, number in killed.items()})
+    transfers = sum(exchange.accepted[zone] for zone in PEERS)
+    return counts + Counter({"transfers": transfers, "unanswered": exchange.unanswered})
+
+
+def tampering(turn: Turn) -> Counter[str]:
+    """Harms that a superuser does to logs, each detected and located, and honest logs of which nothing is said."""
+    servers = turn.servers()
+    tally = run_campaign(servers.database_url, servers.superuser_url, turn.seed, MUTATIONS, HONEST, PROCESSES)
+    assert tally.failures == [], tally.failures[:5]
+    assert tally.false_alarms == [], tally.false_alarms[:5]
+    assert (sum(tally.applied.values()), tally.honest) == (MUTATIONS, HONEST)
+    return Counter(
+        {
+            "harms": MUTATIONS,
+            "kinds of harm": len(tally.applied),
+            "honest logs": HONEST,
+            "events": tally.events,
+        }
+    )
+
+
+def auditor(turn: Turn) -> Counter[str]:
+    """One harm of each kind that an export shows, and what the stand-alone auditor says of it."""
+    servers, missed = turn.servers(), []
+    with thrown_away(servers.database_url, servers.superuser_url) as database:
+        chronicle = live_through(database, turn.seed, 30, Features(library=True))
+        with database.superuser() as connection:
+            keep_copies(connection)
+            for name in EXPORTED:
+                rng = Random(f"{turn.seed}/{name}")
+                with harmed(chronicle, connection, KINDS[name].run, rng) as (_, expected):
+                    assert expected is not None
+                    said = audited(chronicle, turn.folder / "export.ndjson")
+                    wanted = [each for where in expected for each in named(connection, where)]
+                if not any(each in line for line in said for each in wanted):
+                    missed.append((name, said[:5], wanted[:3]))
+        assert audited(chronicle, turn.folder / "export.ndjson") == []
+    assert missed == []
+    return Counter({"harms": len(EXPORTED)})
+
+
+def bugs(turn: Turn) -> Counter[str]:
+    """Every planted bug is caught by the tests that are there for it."""
+    return hunt(turn.folder, BUGS)
+
+
+for _name, _promises, _run, _provokes in (
+    ("economy", (7,), economy, ("histories",)),
+    ("order", (2,), order, ("rollbacks", "stalls", "conflicts", "accepted")),
+    ("up", (1,), up, ("api killed", "worker killed", "unanswered", "acknowledged")),
+    ("reactions", (6, 12), reactions, ("api killed", "worker killed", "unanswered", "commands")),
+    ("zones", (1, 7), zones, ("api killed", "worker killed", "unanswered", "transfers")),
+    ("tampering", (14,), tampering, ("harms", "honest logs")),
+    ("auditor", (14,), auditor, ("harms",)),
+    ("bugs", (19,), bugs, ("bugs caught",)),
+):
+    SCENARIOS[_name] = Scenario(_name, _promises, _provokes, (), _run)
