@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 MINUTES ?= 5
+# Names of scenarios, with commas in between; all of them otherwise.
+ONLY ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint types fixtures bench torture clean
+.PHONY: run test lint types fixtures bench torture requirements sbom audit clean
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fogbook needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
@@ -36,7 +38,30 @@ bench: $(VENV)/installed
 	$(BIN)/python -m ops.cli bench $(ARGS)
 
 torture: $(VENV)/installed
-	$(BIN)/python -m pytest -m torture tests/torture --seed $(SEED) --minutes $(MINUTES) --timeout=0 -s $(ARGS)
+	$(BIN)/python -m pytest -m torture tests/torture --seed $(SEED) --minutes $(MINUTES) --only '$(ONLY)' --timeout=0 -s $(ARGS)
+
+# Tools that look at .venv from outside, so that they are no part of what they list.
+SUPPLY := .venv-supply
+$(SUPPLY)/installed: pyproject.toml
+	@test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet $$($(PYTHON) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["supply"])')
+	@touch $@
+
+# What a deployment installs: `pip install --require-hashes -r requirements.txt`, then `pip install --no-deps .`
+requirements: $(SUPPLY)/installed
+	$(SUPPLY)/bin/python -m piptools compile --quiet --generate-hashes --strip-extras --extra embedded --no-header \
+		--no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-options $(ARGS) \
+		--output-file requirements.txt pyproject.toml
+
+sbom: $(VENV)/installed $(SUPPLY)/installed
+	@mkdir -p dist
+	$(SUPPLY)/bin/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible \
+		--of JSON --output-file dist/sbom.json $(BIN)/python
+
+# Needs the network. --strict: what could not be looked up is a failure, not a green line.
+audit: $(SUPPLY)/installed
+	$(SUPPLY)/bin/python -m pip_audit --strict --require-hashes --requirement requirements.txt $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(SUPPLY) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

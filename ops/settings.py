@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 APP_ROLE = "fogbook_app"
-"""The database role that Fogbook works in: it may append events, never change or remove them."""
+"""The database role that Fogbook works in: it appends events by functions only, and reads them."""
+
+LOG_ROLE = "fogbook_log"
+"""The role that owns the functions by which events are appended. Nobody works in it."""
 
 SIGNER_ROLE = "fogbook_signer"
 """The role of whoever signs checkpoints: it alone may add to trees, attestations, keys and signed checkpoints."""
+
+REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 class Settings(BaseSettings):
@@ -50,6 +57,34 @@ class Settings(BaseSettings):
     archive: bool = True
     """Keep every version of each row of the read models, for questions as of a position."""
     log_level: str = "info"
+
+    @field_validator("database_url", "migrate_database_url")
+    @classmethod
+    def _is_connection_string(cls, url: str) -> str:
+        """Whoever used a wrong one later would quote it, and passwords with it."""
+        import psycopg
+
+        try:
+            psycopg.conninfo.conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            raise PydanticCustomError(
+                "url", "it is no connection string of PostgreSQL (are special characters escaped?)"
+            ) from None
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            is_one = not url or (parts.scheme in REDIS_SCHEMES and parts.port != 0)
+        except ValueError:
+            is_one = False
+        if not is_one:
+            raise PydanticCustomError(
+                "url", "it is no URL of Valkey or Redis (are special characters escaped?)"
+            )
+        return url
 
     @property
     def subject_folder(self) -> Path:

@@ -27,6 +27,7 @@ TEMPLATE = "fogbook_template"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=1, help="seed of the torture harnesses")
+    parser.addoption("--only", default="", help="scenarios of the torture harness, with commas in between")
     parser.addoption("--minutes", type=float, default=1.0, help="length of the torture harnesses")
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ops.cli import _exchange, _history, _living, _looking, _running, _signing
+from ops.cli import _backup, _exchange, _history, _living, _looking, _running, _signing
 from ops.cli._keys import keys
 from ops.cli._zones import zones
 
@@ -40,6 +40,8 @@ for _subcommand in (
     _looking.rebuild,
     _exchange.export,
     _exchange.catalogue,
+    _backup.backup,
+    _backup.restore,
     _history.replay,
     _history.verify,
     _signing.checkpoint,

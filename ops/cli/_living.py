@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,10 +56,20 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="End within a minute.")] = False,
     seed: Annotated[int, typer.Option(help="Of the generated load.")] = 1,
     part: Annotated[list[str] | None, typer.Option(help="Only this part; may be repeated.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A file for the figures as JSON, beside the table.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="A folder for plots as SVG.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 3 when a measured goal is missed.")
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Measure, on temporary servers of its own."""
     from ops.bench.run import main as run_bench
 
-    raise typer.Exit(run_bench(quick=quick, json=as_json, seed=seed, home=home, parts=part))
+    code = run_bench(
+        quick=quick, json=as_json, seed=seed, home=home, parts=part, out=out, plots=plots, check=check
+    )
+    raise typer.Exit(code)

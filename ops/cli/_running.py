@@ -55,6 +55,7 @@ def serve(
     """Serve the command API, the query API or both, in one process."""
     import uvicorn
 
+    from ops.protocol import Protocol
     from ops.settings import Settings
 
     use_environment_of(home)
@@ -71,7 +72,7 @@ def serve(
         host=host or settings.host,
         port=settings.port if port is None else port,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -23,7 +23,7 @@ from ops.servers._home import Passwords, load_passwords, lock_home, make_home, s
 from ops.servers._postgres import Postgres
 from ops.servers._programs import find_postgres, find_valkey
 from ops.servers._server import LOOPBACK, Server
-from ops.servers._valkey import Valkey
+from ops.servers._valkey import ADMIN, USER, Valkey
 
 __all__ = ["Servers", "ServersFailed", "start_servers"]
 
@@ -53,7 +53,13 @@ class Servers:
 
     @property
     def redis_url(self) -> str:
-        return f"redis://:{self._passwords.valkey}@{LOOPBACK}:{self._valkey.port}/0"
+        """Valkey as a user that may do what the broker does."""
+        return f"redis://{USER}:{self._passwords.valkey}@{LOOPBACK}:{self._valkey.port}/0"
+
+    @property
+    def valkey_admin_url(self) -> str:
+        """The same for looking into it, and for tests that do harm."""
+        return f"redis://{ADMIN}:{self._passwords.valkey_admin}@{LOOPBACK}:{self._valkey.port}/0"
 
     @property
     def pids(self) -> dict[str, int]:
@@ -130,7 +136,9 @@ def start_servers(
         passwords = known or Passwords.make()
         install = find_postgres(home, user, postgres_bin)
         postgres = Postgres(home, install, user, postgres_port, wait_s, dict(postgres_settings or {}))
-        valkey = Valkey(home, find_valkey(user), user, valkey_port, wait_s, passwords.valkey)
+        valkey = Valkey(
+            home, find_valkey(user), user, valkey_port, wait_s, passwords.valkey, passwords.valkey_admin
+        )
         postgres.initialise(passwords, known=known is not None, sync=not throwaway)
         if known is None:
             # Not before the database knows them: whoever dies in between makes new ones next time.

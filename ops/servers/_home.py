@@ -25,10 +25,11 @@ class Passwords:
     postgres: str
     fogbook: str
     valkey: str
+    valkey_admin: str
 
     @classmethod
     def make(cls) -> Self:
-        return cls(*(secrets.token_urlsafe(32) for _ in range(3)))
+        return cls(*(secrets.token_urlsafe(32) for _ in range(4)))
 
 
 def make_home(home: Path) -> None:

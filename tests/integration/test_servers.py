@@ -26,6 +26,7 @@ from redis.retry import Retry
 
 from ops._supervise import run, spawn
 from ops.servers import Servers, ServersFailed, _programs, start_servers
+from workers._broker import QUEUE, Wakes, make_broker
 
 # One worker, so that the servers which most of these tests share start once.
 pytestmark = pytest.mark.xdist_group("servers")
@@ -106,6 +107,35 @@ def test_valkey_refuses_who_does_not(servers: Servers) -> None:
         client.ping()
 
 
+def test_the_user_of_the_broker_may_do_what_the_broker_does_and_no_more(servers: Servers) -> None:
+    broker, wakes = make_broker(servers.redis_url), Wakes(servers.redis_url)
+    wakes.clear_flag("main")
+    assert wakes.send("main")
+    assert not wakes.send("main")
+    consumer = broker.consume(QUEUE)
+    message = next(consumer)
+    assert message is not None
+    consumer.ack(message)
+    consumer.close()
+    assert broker.do_qsize(QUEUE) == 0
+    wakes.keep_flag("main")
+    wakes.clear_flag("main")
+    wakes.close()
+    broker.close()
+    with redis.Redis.from_url(servers.redis_url) as client:
+        for forbidden in (
+            "FLUSHALL",
+            "CONFIG GET *",
+            "SHUTDOWN",
+            "ACL LIST",
+            "MONITOR",
+            "GET secret",
+            "SET secret 1",
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*forbidden.split())
+
+
 def test_the_role_of_the_application_owns_nothing_and_may_create_nothing(servers: Servers) -> None:
     assert query(
         servers.superuser_url,
@@ -147,7 +177,7 @@ def test_postgres_is_durable_and_the_same_on_every_machine(servers: Servers) -> 
 
 
 def test_valkey_writes_nothing_and_drops_nothing(servers: Servers) -> None:
-    with redis.Redis.from_url(servers.redis_url, decode_responses=True) as client:
+    with redis.Redis.from_url(servers.valkey_admin_url, decode_responses=True) as client:
         shown = {**client.config_get("maxmemory-policy"), **client.config_get("save", "appendonly", "bind")}
     assert shown == {"maxmemory-policy": "noeviction", "save": "", "appendonly": "no", "bind": "127.0.0.1"}
 
