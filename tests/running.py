@@ -1,11 +1,10 @@
-"""A whole Fogbook in a process of its own, started and stopped as a user would."""
+"""A whole Fogbook in a process of its own, started and stopped as a user would; it stops with the test in any case."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,14 +16,17 @@ from typing import Any
 
 import httpx
 
+from ops._supervise import Child, spawn
+
 ROOT = Path(__file__).parents[1]
+STOPPED_WITHIN_S = 60.0
 _keys = count(1)
 
 
 @dataclass
 class Running:
     home: Path
-    process: subprocess.Popen[bytes]
+    process: Child
     url: str
     admin_key: str
     database_url: str
@@ -56,22 +58,16 @@ def running(home: Path, *arguments: str) -> Iterator[Running]:
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith(("FOGBOOK_", "DATABASE_", "REDIS_"))
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ops.cli", "up", "--home", str(home), "--port", "0", "--empty", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    said = home.with_name(f"{home.name}.log")
+    argv = [sys.executable, "-m", "ops.cli", "up", "--home", str(home), "--port", "0", "--empty", *arguments]
+    process = spawn(argv, log=said, stop_signal=signal.SIGINT, env=environment, cwd=ROOT)
     try:
         while not (home / "run.json").exists():
             if process.poll() is not None:
-                assert process.stdout is not None
-                raise AssertionError(process.stdout.read().decode())
+                raise AssertionError(said.read_text())
             time.sleep(0.02)
         found = json.loads((home / "run.json").read_text())
         found.pop("pids")
         yield Running(home, process, **found)
     finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate()
+        process.stop(STOPPED_WITHIN_S)
