@@ -77,7 +77,8 @@ def verify(
     """Verify one zone, or all of them. Raises Refused where `held`, `vkeys` or `resume` cannot be used.
 
     `held`: names and texts of checkpoints that were kept elsewhere; `vkeys`: keys to trust beside the zones' own;
-    `deep`: every attestation of a read model, not the newest only; `models=False`: the logs alone.
+    `deep`: every attestation of a read model, not the newest only; `models=False`: the logs alone, nothing that is
+    folded from them (snapshots and read models).
     """
     found = Found()
     memory = Memory(resume)
@@ -144,11 +145,14 @@ class _Zone:
             check_keys(zone, known, book.attestations, found)
         self._check_clock()
         self._keep(book, before)
-        tasks = ((zone, names, position) for names in batches(self._connection, zone))
-        for each in self._readers.map(check_snapshots, tasks):
-            found.take(each)
         if models:
+            self._snapshots(position)
             self._models(book, position, deep, whole=begin == Standing())
+
+    def _snapshots(self, head: int) -> None:
+        tasks = ((self._zone, names, head) for names in batches(self._connection, self._zone))
+        for each in self._readers.map(check_snapshots, tasks):
+            self._found.take(each)
 
     def _check_clock(self) -> None:
         """A clock that is called manual lets operators name the time."""
