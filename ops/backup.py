@@ -26,6 +26,7 @@ import msgspec
 import psycopg
 from psycopg.rows import class_row
 
+from ops.files import sync
 from ops.home import Refused
 from ops.migrate import schema_of
 from ops.pgtools import find_tool, run_tool
@@ -202,22 +203,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))  # Mode 0700.
         yield unfinished
         for path in (*unfinished.iterdir(), unfinished):
-            _sync(path)
+            sync(path)
         os.rename(unfinished, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         raise BackupRefused(f"{folder} cannot be written: {error.strerror or error}.") from error
     finally:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # Reading one
