@@ -26,7 +26,7 @@ def _put_state(harm: Harm, stream: str, state: Any) -> Expected:
     return [{"table": "snapshots", "stream": stream, "field": "state"}]
 
 
-@kind()
+@kind(models=True)
 def a_snapshot_of_a_richer_wallet(harm: Harm, rng: Random) -> Expected | None:
     found = _snapshot(harm, rng, "wallet:")
     if found is None:
@@ -34,7 +34,7 @@ def a_snapshot_of_a_richer_wallet(harm: Harm, rng: Random) -> Expected | None:
     return _put_state(harm, found[0], _raised(decode_json(found[4]), rng))
 
 
-@kind()
+@kind(models=True)
 def a_snapshot_that_lets_more_be_minted(harm: Harm, rng: Random) -> Expected | None:
     """The asset's supply is made to look smaller than it is, or its most larger."""
     found = _snapshot(harm, rng, "asset:")
@@ -64,7 +64,7 @@ def _numbers(state: Any) -> Any:
             yield state, key
 
 
-@kind()
+@kind(models=True)
 def a_byte_of_a_snapshot(harm: Harm, rng: Random) -> Expected | None:
     found = _snapshot(harm, rng)
     if found is None:
@@ -102,10 +102,11 @@ cases(
         "a snapshot's schema": ("schema", other_text),
         "a snapshot of another stream": ("stream", lambda old, rng: f"{old}.{rng.randrange(10**6)}"),
     },
+    models=True,
 )
 
 
-@kind()
+@kind(models=True)
 def a_forged_snapshot(harm: Harm, rng: Random) -> Expected | None:
     """Of a wallet that has none, with what another one holds."""
     found = _snapshot(harm, rng, "wallet:")
