@@ -18,6 +18,9 @@ from ops.logging import configure_logging
 from ops.pool import open_pool
 from ops.settings import Settings, SettingsIncomplete
 from ops.web import App
+from queries._console._http import Console, register_console
+from queries._console._live import Live
+from queries._console._session import Sessions
 from queries._http import QueryApi, register
 from queries._watch import on_stop_signals
 from queries.history import register_history
@@ -38,24 +41,36 @@ class QueryService:
 
     def __init__(self) -> None:
         self.api: QueryApi | None = None
+        self.console: Console | None = None
 
     def running(self) -> QueryApi:
         assert self.api is not None, "requests come after start-up"
         return self.api
 
+    def running_console(self) -> Console:
+        assert self.console is not None, "requests come after start-up"
+        return self.console
+
     @asynccontextmanager
-    async def run(self, settings: Settings) -> AsyncIterator[None]:
+    async def run(self, settings: Settings, app: App) -> AsyncIterator[None]:
         if not settings.database_url:
             raise SettingsIncomplete("DATABASE_URL must be set.")
         async with open_pool(settings, "fogbook queries", settings.query_connections) as pool:
             keyring = Keyring(settings.subject_folder, settings.pepper_bytes)
             access = Access(pool, settings.pepper_bytes)
             self.api = QueryApi(pool, access, settings.min_position_wait_s, keyring.reveal, settings.archive)
-            positions = self.api.positions
+            positions, live = self.api.positions, Live(pool)
+            self.console = Console(app, self.api, Sessions(settings.pepper_bytes), live)
+
+            def let_go() -> None:
+                positions.let_go()
+                live.let_go()
+
             try:
-                with on_stop_signals(positions.let_go):
+                with on_stop_signals(let_go):
                     yield
             finally:
+                await live.stop()
                 await positions.stop()
 
 
@@ -67,6 +82,9 @@ def register_all(app: App, service: QueryService) -> None:
     register_lineage(app, service.running)
     register_proofs(app, service.running)
     register_receipts(app, service.running)
+    import queries._console._pages  # After the queries that pages show.
+
+    register_console(app, service.running_console)
 
 
 def make_app() -> App:
@@ -76,7 +94,7 @@ def make_app() -> App:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = Settings()
         configure_logging(settings.log_level)
-        async with service.run(settings), app.state.health.run(settings):
+        async with service.run(settings, made), app.state.health.run(settings):
             yield
 
     made = App(title="Fogbook queries", version="0.1.0", lifespan=lifespan)

@@ -1,0 +1,166 @@
+"""Live pages: one look at the positions for all of them, one query for all who see the same, at most one connection.
+
+A page tells which panels it shows. Once in a while the positions of all projections that somebody watches are read; a
+panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it. Looking never
+takes more than a fifth of the time, whatever is watched: then pages are renewed less often, and commands do not notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+LEAST_PAUSE_S = 1.0
+SHARE = 4
+"""Times as long as it looked it rests."""
+KEEP_ALIVE_S = 15.0
+MOST_LISTENERS = 1_000
+MOST_WATCHED = 2_000
+
+MOVED = """
+SELECT zone, projection, position FROM checkpoints WHERE zone = ANY(%(zones)s) AND live
+UNION ALL SELECT zone, '', position FROM heads WHERE zone = ANY(%(zones)s)
+"""
+
+log = structlog.get_logger("fogbook.console")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A panel as some readers see it."""
+
+    zone: str
+    projection: str
+    panel: str
+    """Page and panel: what its text is an answer to."""
+    parameters: tuple[tuple[str, str], ...]
+    reader: str
+    """Whose eyes: a principal's where answers differ, else a class of readers who see the same."""
+
+
+Render = Callable[[], Awaitable[str]]
+
+
+@dataclass(slots=True)
+class _Watched:
+    render: Render
+    position: int
+    text: str = ""
+    listeners: set[Listener] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """An open page. Of each panel it keeps the newest text only, so a slow reader costs a page's memory."""
+
+    waiting: dict[str, str] = field(default_factory=dict)
+    fresh: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hear(self, name: str, text: str) -> None:
+        self.waiting[name] = text
+        self.fresh.set()
+
+
+class TooMany(Exception):
+    """So many pages are open that another one is not followed."""
+
+
+class Live:
+    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+        self._pool = pool
+        self._watched: dict[Watch, _Watched] = {}
+        self._listeners: set[Listener] = set()
+        self._looker: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def follow(self, watches: dict[Watch, tuple[Render, int]]) -> AsyncIterator[bytes]:
+        """Server-sent events: of each panel that changed its id and its text. `watches` names for each panel how it is
+        rendered and the position that its page shows already. Raises TooMany."""
+        if len(self._listeners) >= MOST_LISTENERS or len(self._watched) >= MOST_WATCHED:
+            raise TooMany
+        listener = Listener()
+        self._listeners.add(listener)
+        for watch, (render, position) in watches.items():
+            watched = self._watched.setdefault(watch, _Watched(render, position))
+            if watched.text and watched.position != position:
+                listener.hear(watch.panel, watched.text)
+            elif not watched.text:
+                watched.position = min(watched.position, position)
+            watched.listeners.add(listener)
+        if self._looker is None or self._looker.done():
+            self._looker = asyncio.create_task(self._look_for_ever(), name="console")
+        return self._events(listener, watches)
+
+    async def _events(self, listener: Listener, watches: dict[Watch, Any]) -> AsyncIterator[bytes]:
+        try:
+            yield b"retry: 2000\n\n"
+            while not self._stopping:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_S):
+                        await listener.fresh.wait()
+                except TimeoutError:
+                    yield b": keep-alive\n\n"
+                    continue
+                listener.fresh.clear()
+                texts, listener.waiting = listener.waiting, {}
+                yield b"".join(_event(name, text) for name, text in texts.items())
+        finally:
+            self._leave(listener, watches)
+
+    def _leave(self, listener: Listener, watches: dict[Watch, Any]) -> None:
+        self._listeners.discard(listener)
+        for watch in watches:
+            watched = self._watched.get(watch)
+            if watched is not None:
+                watched.listeners.discard(listener)
+                if not watched.listeners:
+                    del self._watched[watch]
+
+    def let_go(self) -> None:
+        """The server stops: all pages are told to come back later."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.fresh.set()
+
+    async def stop(self) -> None:
+        self.let_go()
+        if self._looker is not None:
+            self._looker.cancel()
+            await asyncio.gather(self._looker, return_exceptions=True)
+
+    async def _look_for_ever(self) -> None:
+        while self._watched:
+            begun = time.monotonic()
+            try:
+                await self._look()
+            except (psycopg.Error, PoolTimeout) as error:
+                log.warning("console_not_renewed", error=str(error))
+            await asyncio.sleep(max(LEAST_PAUSE_S, SHARE * (time.monotonic() - begun)))
+
+    async def _look(self) -> None:
+        """One round: what moved is rendered, and told to those who watch it."""
+        zones = sorted({watch.zone for watch in self._watched})
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(MOVED, {"zones": zones})
+            positions = {(zone, name): position for zone, name, position in await cursor.fetchall()}
+        for watch, watched in list(self._watched.items()):
+            position = positions.get((watch.zone, watch.projection), 0)
+            if position != watched.position:
+                text = await watched.render()
+                watched.position = position
+                if text != watched.text:
+                    watched.text = text
+                    for listener in watched.listeners:
+                        listener.hear(watch.panel, text)
+
+
+def _event(name: str, text: str) -> bytes:
+    lines = "".join(f"data: {line}\n" for line in text.splitlines())
+    return f"event: {name}\n{lines}\n".encode()
