@@ -191,8 +191,8 @@ def needs_fates(query: Query) -> bool:
 
 @cache
 def has_a_past(query: Query) -> bool:
-    """The attempts of timers are counted by who sends them, and only the last count is kept."""
-    return "timer_fates" not in query.select
+    """What the machinery notes of itself, such as the attempts of timers, is kept as it is now only."""
+    return not re.search(r"\b(timer_fates|checkpoints|quarantine|signed_checkpoints)\b", query.select)
 
 
 def _past_live(prefix: str = "") -> str:

@@ -20,6 +20,7 @@ from ops.settings import Settings, SettingsIncomplete
 from ops.web import App
 from queries._console._http import Console, register_console
 from queries._console._live import Live
+from queries._console._pages import load_pages
 from queries._console._session import Sessions
 from queries._http import QueryApi, register
 from queries._watch import on_stop_signals
@@ -42,6 +43,8 @@ class QueryService:
     def __init__(self) -> None:
         self.api: QueryApi | None = None
         self.console: Console | None = None
+        self.app: App | None = None
+        """What the console asks: the application that this runs behind."""
 
     def running(self) -> QueryApi:
         assert self.api is not None, "requests come after start-up"
@@ -52,7 +55,7 @@ class QueryService:
         return self.console
 
     @asynccontextmanager
-    async def run(self, settings: Settings, app: App) -> AsyncIterator[None]:
+    async def run(self, settings: Settings) -> AsyncIterator[None]:
         if not settings.database_url:
             raise SettingsIncomplete("DATABASE_URL must be set.")
         async with open_pool(settings, "fogbook queries", settings.query_connections) as pool:
@@ -60,7 +63,8 @@ class QueryService:
             access = Access(pool, settings.pepper_bytes)
             self.api = QueryApi(pool, access, settings.min_position_wait_s, keyring.reveal, settings.archive)
             positions, live = self.api.positions, Live(pool)
-            self.console = Console(app, self.api, Sessions(settings.pepper_bytes), live)
+            assert self.app is not None, "routes are registered before start-up"
+            self.console = Console(self.app, self.api, Sessions(settings.pepper_bytes), live)
 
             def let_go() -> None:
                 positions.let_go()
@@ -75,6 +79,7 @@ class QueryService:
 
 
 def register_all(app: App, service: QueryService) -> None:
+    service.app = app
     load_queries()
     register(app, service.running)
     register_history(app, service.running)
@@ -82,8 +87,7 @@ def register_all(app: App, service: QueryService) -> None:
     register_lineage(app, service.running)
     register_proofs(app, service.running)
     register_receipts(app, service.running)
-    import queries._console._pages  # After the queries that pages show.
-
+    load_pages()
     register_console(app, service.running_console)
 
 
@@ -94,7 +98,7 @@ def make_app() -> App:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = Settings()
         configure_logging(settings.log_level)
-        async with service.run(settings, made), app.state.health.run(settings):
+        async with service.run(settings), app.state.health.run(settings):
             yield
 
     made = App(title="Fogbook queries", version="0.1.0", lifespan=lifespan)

@@ -21,11 +21,12 @@ from ops.problems import Problem
 from ops.web import App, body_of, headers_of, to_problem
 from queries._console._ask import Answered, ask
 from queries._console._live import Live, TooMany, Watch
-from queries._console._panels import PAGES, Page, Panel, depends_on_reader
+from queries._console._panels import PAGES, Page, Panel, depends_on_reader, source_of
 from queries._console._render import View, render, statics
 from queries._console._screens import SCREENS, Screen
 from queries._console._session import MOST_KEY, Session, Sessions, comes_from_here
 from queries._http import SEES_ALL, QueryApi, whole_number
+from queries._sql import MOST_LIMIT
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -42,7 +43,6 @@ MOST_EXPORTED = 10_000
 EXPORT_PAGE = 500
 MOST_POSITION = 2**62
 FOR_EVER_S = 31_536_000
-ADDRESS = frozenset({"zone", "as_of", "after", "limit"})
 
 log = structlog.get_logger("fogbook.console")
 
@@ -100,7 +100,13 @@ class Console:
         return {item["asset"]: item["scale"] for item in answered.value["items"]} if answered.ok else {}
 
     async def ask(
-        self, session: Session, view: View, path: str, query: Mapping[str, str | list[str]], now: bool = False, **more: str
+        self,
+        session: Session,
+        view: View,
+        path: str,
+        query: Mapping[str, str | list[str]],
+        now: bool = False,
+        **more: str,
     ) -> Answered:
         """A query as of the reader's moment, with his key."""
         moment = {"as_of": view.as_of} if view.as_of and not now else {}
@@ -115,9 +121,7 @@ class Console:
         panels = [(panel, await self._panel(reader, shown, panel, given, given)) for panel in shown.panels]
         seen = min(text.position for _, text in panels)
         live = "" if reader.view.as_of else f"/console/live/{shown.name}"
-        text = render(
-            "page.html", reader.view, page=shown, panels=panels, given=given, seen=seen, live=live
-        )
+        text = render("page.html", reader.view, page=shown, panels=panels, given=given, seen=seen, live=live)
         return html(request, text)
 
     async def screen(self, request: Request, shown: Screen) -> Response:
@@ -136,15 +140,20 @@ class Console:
         reader = await self.reader(request)
         given = _given(request, shown, panel)
         after = request.query_params.get("after", "")
-        query = given | ({"after": after} if after else {})
+        limit = whole_number(request, "limit", panel.limit, MOST_LIMIT) or panel.limit
+        query = given | ({"after": after} if after else {}) | {"limit": str(limit)}
         return html(request, (await self._panel(reader, shown, panel, given, query)).text)
 
     async def _panel(
         self, reader: Reader, shown: Page, panel: Panel, given: dict[str, str], query: dict[str, str]
     ) -> Shown:
-        wanted = {name: value for name, value in query.items() if name in {*panel.asked, *panel.filters, "after"}}
+        wanted = {
+            name: value
+            for name, value in query.items()
+            if name in {*panel.asked, *panel.filters, "after", "limit"}
+        }
         answered = await self.ask(
-            reader.session, reader.view, panel.path, panel.fixed | wanted | {"limit": str(panel.limit)}
+            reader.session, reader.view, panel.path, {"limit": str(panel.limit)} | panel.fixed | wanted
         )
         items = answered.value["items"] if answered.ok else []
         text = render(
@@ -159,7 +168,9 @@ class Console:
             quarantined=answered.value.get("quarantined", 0) if answered.ok else 0,
             following=answered.value.get("next") if answered.ok else None,
             given=given,
+            limit=query.get("limit", ""),
             continued="after" in wanted,
+            source=source_of(panel.query) if reader.caller.role in SEES_ALL else None,
             data=panel.data(panel, items) if panel.data and items else None,
         )
         return Shown(Markup(text), int(answered.headers.get("fogbook-position", 0)))  # noqa: S704 - escaped within
@@ -172,7 +183,11 @@ class Console:
         if form not in ("csv", "ndjson"):
             raise Problem(404, "not-found", "Tables are exported as csv or ndjson.")
         rows = await self._all_rows(reader, panel, _given(request, shown, panel))
-        text = _as_csv(rows) if form == "csv" else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = (
+            _as_csv(rows)
+            if form == "csv"
+            else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        )
         name = f"{shown.name}-{panel.id}.{form}"
         headers = HEADERS | {"content-disposition": f'attachment; filename="{name}"'}
         return Response(text, 200, headers, "text/csv" if form == "csv" else "application/x-ndjson")
@@ -189,8 +204,11 @@ class Console:
                 return rows
             if len(rows) >= MOST_EXPORTED:
                 raise Problem(
-                    422, "export-too-large", "So many rows are read from the query, page by page.",
-                    limit=str(MOST_EXPORTED), path=panel.path,
+                    422,
+                    "export-too-large",
+                    "So many rows are read from the query, page by page.",
+                    limit=str(MOST_EXPORTED),
+                    path=panel.path,
                 )
             query["after"] = answered.value["next"]
 
@@ -204,15 +222,23 @@ class Console:
         for panel in shown.panels:
             eyes = reader.caller.principal if depends_on_reader(panel.query) else reader.eyes
             watch = Watch(
-                reader.view.zone, panel.query.projection, panel.id, (("page", shown.name), *sorted(given.items())), eyes
+                reader.view.zone,
+                panel.query.projection,
+                panel.id,
+                (("page", shown.name), *sorted(given.items())),
+                eyes,
             )
             watches[watch] = (self._renewed(reader, shown, panel, given), seen)
         try:
             events = await self._live.follow(watches)
         except TooMany:
-            raise Problem(503, "overloaded", "Too many pages are open already.", headers={"Retry-After": "10"}) from None
+            raise Problem(
+                503, "overloaded", "Too many pages are open already.", headers={"Retry-After": "10"}
+            ) from None
         return StreamingResponse(
-            events, media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"}
+            events,
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
 
     def _renewed(
@@ -228,7 +254,10 @@ class Console:
     async def sign_in(self, request: Request) -> Response:
         """The form, or a session for the key that was typed into it."""
         if request.method == "GET":
-            return html(request, render("sign-in.html", View(), problem="", then=_inside(request.query_params.get("then"))))
+            return html(
+                request,
+                render("sign-in.html", View(), problem="", then=_inside(request.query_params.get("then"))),
+            )
         if not comes_from_here(request):
             raise Problem(403, "sent-from-elsewhere", "Forms are taken from the console's own pages only.")
         form = await _form(request)
@@ -238,7 +267,11 @@ class Console:
                 raise Problem(401, "unauthenticated", "The key is too long.")
             await self._api.access.caller(f"Bearer {key}")
         except Problem as problem:
-            return html(request, render("sign-in.html", View(), problem=problem.body["detail"], then=then), problem.status)
+            return html(
+                request,
+                render("sign-in.html", View(), problem=problem.body["detail"], then=then),
+                problem.status,
+            )
         response = RedirectResponse(then, 303, HEADERS)
         self._sessions.begin(response, key, request.url.scheme == "https")
         return response
@@ -377,7 +410,11 @@ async def _guarded(console: Console, handle: Handle, request: Request) -> Respon
     except Exception as error:
         problem = to_problem(error)
         template = "problem.html" if "hx-request" not in request.headers else "problem-panel.html"
-        return html(request, render(template, View(), detail=problem.body["detail"], status=problem.status), problem.status)
+        return html(
+            request,
+            render(template, View(), detail=problem.body["detail"], status=problem.status),
+            problem.status,
+        )
 
 
 async def _file(console: Console, request: Request) -> Response:

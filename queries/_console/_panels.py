@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Any, get_type_hints
 
 from commands._codec import cache
+from projections._schema import tables
 from queries._http import QUERIES, Query
 from queries._openapi import kind_of
-from queries._sql import is_amount, plain
+from queries._sql import READ, is_amount, plain
 
 HIDDEN = frozenset({"version", "incomplete"})
 """Columns that tell of a row, and stand behind its last one."""
@@ -48,7 +49,7 @@ def linked(name: str, link: str, title: str = "") -> Column:
 
 def wallet(name: str, title: str = "") -> Column:
     """An account, or a principal, whose wallet is looked at."""
-    return Column(name, "", title, "/console/account?account={%s}" % name)
+    return Column(name, "", title, f"/console/account?account={{{name}}}")
 
 
 Form = Callable[["Panel", list[dict[str, Any]]], Any]
@@ -115,19 +116,38 @@ def table(id: str, title: str, path: str, *columns: Column | str, **options: Any
 
 def figures(id: str, title: str, path: str, *columns: Column | str, **options: Any) -> Panel:
     """One row's fields as figures."""
-    return Panel(id, title, f"/queries/{path}", "figures.html", _columns(columns), one=True, limit=1, **options)
+    return Panel(
+        id, title, f"/queries/{path}", "figures.html", _columns(columns), one=True, limit=1, **options
+    )
 
 
-def chart(id: str, title: str, path: str, x: str, *series: Column | str, form: str = "line", **options: Any) -> Panel:
+def chart(
+    id: str, title: str, path: str, x: str, *series: Column | str, form: str = "line", **options: Any
+) -> Panel:
     """Rows as lines or bars over time (`form`: line, bars, candles)."""
     columns = _columns((x, *series))
-    return Panel(id, title, f"/queries/{path}", "chart.html", columns, data=_chart(form), limit=200, **options)
+    return Panel(
+        id, title, f"/queries/{path}", "chart.html", columns, data=_chart(form), limit=200, **options
+    )
 
 
 def matrix(id: str, title: str, path: str, down: str, across: str, value: Column, **options: Any) -> Panel:
     """Rows as a square: one field down, another across, a third where they meet."""
     columns = (Column(down), Column(across), value)
-    return Panel(id, title, f"/queries/{path}", "matrix.html", columns, data=_matrix, limit=500, wide=True, **options)
+    return Panel(
+        id, title, f"/queries/{path}", "matrix.html", columns, data=_matrix, limit=500, wide=True, **options
+    )
+
+
+@cache
+def source_of(query: Query) -> tuple[str, tuple[str, ...]] | None:
+    """The read model's table whose rows a query shows, and the names of its key: whose row it is can be explained."""
+    found = READ.search(query.select)
+    if found is None or query.derive is not None:
+        return None
+    known = next((t for t in tables() if t.name == found[0]), None)
+    names = {f.name for f in fields(query.row)}
+    return (found[1], known.key) if known is not None and set(known.key) <= names else None
 
 
 def _columns(given: tuple[Column | str, ...]) -> tuple[Column, ...]:
@@ -193,7 +213,9 @@ class Page:
 PAGES: dict[str, Page] = {}
 
 
-def page(name: str, title: str, *panels: Panel, about: str = "", in_menu: bool = True, asked: tuple[str, ...] = ()) -> Page:
+def page(
+    name: str, title: str, *panels: Panel, about: str = "", in_menu: bool = True, asked: tuple[str, ...] = ()
+) -> Page:
     made = PAGES[name] = Page(name, title, panels, about, in_menu, asked)
     return made
 

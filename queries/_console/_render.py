@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 
 from domain._kernel import FOG
 from domain.platform import FOG_SCALE
-from queries._console._panels import PAGES, Column
-from queries._console._screens import SCREENS
+from queries._console._panels import PAGES, Column, Page
+from queries._console._screens import SCREENS, Screen
 
 HERE = Path(__file__).parent
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -51,6 +51,11 @@ class View:
     def linked(self, link: str, item: Mapping[str, Any]) -> str:
         return self.url(link.format_map({name: quote(str(value), safe="") for name, value in item.items()}))
 
+    def because(self, source: tuple[str, tuple[str, ...]], item: Mapping[str, Any]) -> str:
+        """The page that explains a row."""
+        table, key = source
+        return self.url("/console/explain", table=table, key="|".join(str(item[name]) for name in key))
+
     def amount(self, value: Any, asset: str = FOG) -> Markup:
         """Smallest units as whole tokens; the exact number is in the element's value."""
         scale = self.scales.get(asset, FOG_SCALE if asset == FOG else 0)
@@ -68,7 +73,7 @@ class View:
     def _plain(self, column: Column, item: Mapping[str, Any]) -> Markup:
         value = item[column.name]
         if value is None or value == "":
-            return Markup('<span class="none">–</span>')
+            return Markup('<span class="none">-</span>')
         match column.kind:
             case "amount":
                 return self.amount(value, str(item.get("asset", FOG)))
@@ -125,9 +130,10 @@ def _static(name: str) -> str:
     return f"/console/static/{name}?v={statics()[name][3]}"
 
 
-def menu() -> list[Any]:
+def menu() -> list[Page | Screen]:
     """What stands at the top of each page."""
-    return [each for each in (*PAGES.values(), *SCREENS.values()) if each.in_menu]
+    screens: list[Page | Screen] = [*PAGES.values(), *SCREENS.values()]
+    return [each for each in screens if each.in_menu]
 
 
 @cache

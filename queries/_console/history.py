@@ -94,7 +94,14 @@ async def correlation(ask: Ask, given: dict[str, str], view: View) -> dict[str, 
             placed[each["command_id"]] = {"node": each, "x": x, "y": y}
             above = placed.get(each["caused_by"] or "")
             if above is not None and above["node"] is not each:
-                lines.append({"x": above["x"] + GAP, "y": above["y"] + NODE_HEIGHT, "to_x": x, "to_y": y + NODE_HEIGHT // 2})
+                lines.append(
+                    {
+                        "x": above["x"] + GAP,
+                        "y": above["y"] + NODE_HEIGHT,
+                        "to_x": x,
+                        "to_y": y + NODE_HEIGHT // 2,
+                    }
+                )
             below = [nodes[id] for id in reversed(each["children"]) if id in nodes and id not in placed]
             waiting.extend((child, deep + 1) for child in below)
 

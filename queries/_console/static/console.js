@@ -29,7 +29,10 @@ function sort(button) {
 const INK = ["#0b6e75", "#b3541e", "#5b5bd6", "#7a8b1f", "#a83279"];
 
 function draw(figure) {
-  const { form, names, x, y } = JSON.parse(figure.dataset.chart);
+  const { form, names, kinds, x, y } = JSON.parse(figure.dataset.chart);
+  const parts = kinds.map((kind) => (kind === "amount" ? 10 ** Number(figure.dataset.scale) : kind === "rate" ? 100 : 1));
+  const drawn = y.map((line, i) => line.map((value) => (value === null ? null : value / parts[i])));
+  const unit = kinds.every((kind) => kind === "rate") ? " %" : "";
   const style = getComputedStyle(document.documentElement);
   const ink = style.getPropertyValue("--pico-color").trim() || "#444";
   const grid = { stroke: style.getPropertyValue("--pico-muted-border-color").trim() || "#ddd", width: 1 };
@@ -41,8 +44,8 @@ function draw(figure) {
   figure.replaceChildren();
   const width = Math.max(figure.clientWidth, 200);
   const plot = new uPlot(
-    { width, height: 220, series: [{}, ...series], axes: [axis, { ...axis, size: 70 }], cursor: { y: false } },
-    [x, ...y], figure,
+    { width, height: 220, series: [{}, ...series], axes: [axis, { ...axis, size: 76, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString() + unit) }], cursor: { y: false } },
+    [x, ...drawn], figure,
   );
   figure.plot = plot;
 }
