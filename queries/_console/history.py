@@ -14,6 +14,8 @@ from queries._console._screens import Ask, answered, screen
 
 PAGE = 50
 MOST_VERSIONS = 100
+BROKEN = 500
+"""A proof that is refused with such a status cannot be had; with a lower one it is not there yet."""
 NODE_WIDTH, NODE_HEIGHT, GAP = 250, 40, 14
 
 
@@ -51,6 +53,7 @@ async def event(ask: Ask, given: dict[str, str], view: View) -> dict[str, Any]:
         "event": found,
         "proof": proof.value if proof.ok else None,
         "no_proof": "" if proof.ok else proof.detail,
+        "is_damaged": proof.status >= BROKEN,
         "vkeys": [key["vkey"] for key in keys.value["keys"] if key["log"] == "events"] if keys.ok else [],
     }
 

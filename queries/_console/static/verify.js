@@ -2,7 +2,7 @@
 "use strict";
 (async () => {
   const list = document.getElementById("proof");
-  if (!list) return;
+  if (!list?.dataset.proof) return;
   const { event: said, data, proof, keys } = list.dataset;
   const shown = JSON.parse(said), given = JSON.parse(proof);
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
