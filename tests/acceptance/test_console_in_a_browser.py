@@ -208,7 +208,7 @@ def test_a_server_that_lies_is_found_out_by_the_page(
     page.route("**/console/event?position=31", lambda route: lie(route, altered))
     page.goto("/console/event?position=31")
     expect(page.locator("#proof")).to_have_attribute("data-verified", "false")
-    expect(page.locator("#proof li.problem").first).to_contain_text(words)
+    expect(page.locator("#proof")).to_contain_text(words)
 
 
 def lie(route: Route, altered: str) -> None:
@@ -225,7 +225,7 @@ def lie(route: Route, altered: str) -> None:
             entry[-3] ^= 1
             proof["entry"] = b64encode(entry).decode()
         else:
-            origin, size, root, *rest = proof["checkpoint"].split("\n")
+            origin, size, _, *rest = proof["checkpoint"].split("\n")
             proof["checkpoint"] = "\n".join([origin, size, b64encode(bytes(32)).decode(), *rest])
         text = text.replace(found[1], escape(json.dumps(proof)))
     route.fulfill(response=answer, body=text)
