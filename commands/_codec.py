@@ -25,6 +25,7 @@ from domain._kernel import Stream, snake
 from domain._upcasts import UPCASTS, steps_from
 
 ZONE = re.compile(r"(?!fates\Z)[a-z0-9][a-z0-9._-]{0,62}\Z")
+ZONE_SCHEMA = {"type": "string", "pattern": "^(?!fates$)[a-z0-9][a-z0-9._-]{0,62}$"}
 """What a zone may be called. Names of second logs end with `/fates`, so no zone's first log may be named like that."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -110,8 +111,12 @@ def event_types() -> dict[str, type]:
 
 def decision_of(command: type) -> Callable[..., Any]:
     """The function of the same name beside the command's class: `BeginUnbonding` -> `begin_unbonding`."""
-    function: Callable[..., Any] = getattr(sys.modules[command.__module__], snake(command.__name__))
+    function: Callable[..., Any] = getattr(sys.modules[command.__module__], _snake(command.__name__))
     return function
+
+
+_snake = cache(snake)
+"""Asked for each command; to find it out takes as long as to hash an event."""
 
 
 COMMAND_ID = re.compile(r"c([1-9][0-9]{0,17})\Z")

@@ -28,6 +28,7 @@ from commands._codec import (
 from commands._log import SNAPSHOT_EVERY, Batch, Entry, Fate, Head
 from commands._signatures import verify
 from domain._kernel import Issued, Ref, Rejected, Stream, Unbalanced, balance
+from domain.principals import may_act_unsigned
 
 log = structlog.get_logger("fogbook.sequencer")
 
@@ -54,6 +55,8 @@ class Command:
     """A named time; only in a zone with a manual clock."""
     correlation: str = ""
     causation: str = ""
+    signed: bool = False
+    """Whether `decide` uses up a signature of the principal's."""
     deadline: float = 0.0
     outcome: asyncio.Future[Outcome] | None = None
 
@@ -165,6 +168,8 @@ class Decided:
         events: list[tuple[Ref, Any]] = []
         versions: list[int] = []
         try:
+            if not command.signed:
+                may_act_unsigned(type(command.body), issued, states)
             for where, event in command.decide(command.body, issued, states):
                 versions.append(states.apply(where, event))
                 events.append((where, event))

@@ -8,13 +8,12 @@ to do. The same holds for a folder that was brought back from a copy.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import psycopg
 import structlog
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from commands._subjects import Keyring, KeyringUnavailable
+from ops.pool import Pool
 
 LOOK_EVERY_S = 10.0
 
@@ -31,7 +30,7 @@ log = structlog.get_logger("fogbook.commands")
 class Eraser:
     """Looks at every zone's log from where it looked last."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any], keyring: Keyring) -> None:
+    def __init__(self, pool: Pool, keyring: Keyring) -> None:
         self._pool = pool
         self._keyring = keyring
         self._seen: dict[str, int] = {}
@@ -40,7 +39,7 @@ class Eraser:
         while True:
             try:
                 await self.look()
-            except (psycopg.Error, PoolTimeout, KeyringUnavailable) as error:
+            except (psycopg.Error, KeyringUnavailable) as error:
                 log.warning("erasures_wait", error=str(error))
             await asyncio.sleep(LOOK_EVERY_S)
 

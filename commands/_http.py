@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import re
@@ -18,19 +19,22 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
-from commands._codec import decision_of, encode_json, event_encoder
+from commands._codec import ZONE_SCHEMA, decision_of, encode_json, event_encoder
 from commands._deciding import Command, Outcome
 from commands._log import LogUnavailable
-from commands._models import canonical_id, command_from, model_of, strict_json, time
+from commands._models import KINDS, canonical_id, command_from, model_of, strict_json, time
 from commands._sequencer import Overloaded
-from commands._subjects import KeyDestroyed, Keyring, KeyringUnavailable, personal_fields
+from commands._signed import Signed, signed_from, signed_header, verified
+from commands._subjects import KeyDestroyed, KeyMissing, Keyring, KeyringUnavailable, personal_fields
 from commands._zones import Zones
 from domain._kernel import Ref, kebab
-from domain.principals import EraseSubject
+from domain.principals import CommandSigned, EraseSubject, RegisterSigningKey, SigningKeyIsUnknown
+from domain.principals import signed as signed_decision
 from domain.settlement.transfers import ReceiveTransfer, RefuseTransfer, statement
-from ops.access import Access, Caller
+from ops.access import Access, Caller, is_reserved
+from ops.limits import REFUSED, enter, granted
 from ops.problems import Problem, documented
-from ops.web import MOST_BATCH_BYTES, Answer, App, body_of, headers_of, zone_of
+from ops.web import MOST_BATCH_BYTES, MOST_BODY_BYTES, Answer, App, body_of, headers_of, zone_of
 
 MOST_LINES = 1_000
 KEY = re.compile(r"[\x21-\x7e]{1,200}\Z")
@@ -38,7 +42,10 @@ CORRELATION = re.compile(r"[A-Za-z0-9._:/-]{1,100}\Z")
 TIMER_KEY = "timer:"
 """Keys that begin so say that a timer or a reaction sent the command."""
 LINE = frozenset({"context", "command", "key", "body"})
-TRACES = frozenset({"correlation", "causation"})
+MORE = frozenset({"correlation", "causation", "signed"})
+"""What may stand in a line as well."""
+SALT = "salt"
+"""Under this name the salt of a signature is sealed."""
 RECEIVING = frozenset({ReceiveTransfer, RefuseTransfer})
 """Commands that bring another zone's packet."""
 
@@ -67,6 +74,9 @@ class Route:
     personal: tuple[str, ...]
     """Its fields that are sealed before anything stores them."""
 
+    scope: str
+    """What a key that is restricted to scopes needs one of: this, or `commands`."""
+
     @property
     def path(self) -> str:
         return f"/commands/{self.name}"
@@ -83,7 +93,8 @@ class Context:
 
     def post(self, command: type, roles: frozenset[str], main: Main | None = None) -> None:
         name = f"{self.name}/{kebab(command.__name__)}"
-        ROUTES[name] = Route(self.name, command, roles, main, name, personal_fields(command))
+        fields, scope = personal_fields(command), f"commands:{self.name}"
+        ROUTES[name] = Route(self.name, command, roles, main, name, fields, scope)
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -98,6 +109,7 @@ class Envelope(msgspec.Struct, frozen=True):
     at: datetime | None
     correlation: str
     causation: str
+    signed: Signed | None = None
 
 
 class CommandApi:
@@ -113,10 +125,11 @@ class CommandApi:
     async def one(self, route: Route, request: Request) -> Response:
         """POST of a single command."""
         headers = headers_of(request)
-        caller = await self._access.caller(headers.get("authorization"))
+        caller = await self._access.admit(request, headers)
+        await enter(request, headers, caller)
         dry_run = _dry_run(request)
         envelope = self._envelope(headers, caller, headers.get("idempotency-key"), dry_run)
-        _allow(caller, route)
+        _allow(caller, route, envelope.by)
         body = strict_json(await body_of(request, headers))
         outcome = await (await self._begin(route, body, envelope))
         self._answered(
@@ -131,15 +144,19 @@ class CommandApi:
     async def many(self, request: Request) -> Response:
         """POST of NDJSON: each line a command, each answered on its own, in order.
 
-        A line is an object with context, command, key and body; `correlation` and `causation` stand for the headers
-        of these names.
+        A line is an object with context, command, key and body; `correlation`, `causation` and `signed` (an object)
+        stand for the headers of these names.
         """
         headers = headers_of(request)
-        caller = await self._access.caller(headers.get("authorization"))
-        if headers.get("content-type", "").partition(";")[0].strip() != "application/x-ndjson":
-            raise Problem(415, "unsupported-media-type", "Many commands come as application/x-ndjson.")
+        caller = await self._access.admit(request, headers)
+        await enter(request, headers, caller, 0)
+        caller.needs_some("commands")
         dry_run = _dry_run(request)
         base = self._envelope(headers, caller, "-", dry_run)
+        if headers.get("content-type", "").partition(";")[0].strip() != "application/x-ndjson":
+            raise Problem(415, "unsupported-media-type", "Many commands come as application/x-ndjson.")
+        if base.signed is not None:
+            raise Problem(400, "malformed-signed", "Each line of a batch is signed by itself.")
         lines = (await body_of(request, headers, MOST_BATCH_BYTES)).splitlines()
         if len(lines) > MOST_LINES:
             raise Problem(
@@ -148,69 +165,105 @@ class CommandApi:
                 f"A batch has at most {MOST_LINES} commands.",
                 limit=str(MOST_LINES),
             )
+        lines = [line for line in lines if line.strip()]
+        within, too_many = await granted(request, len(lines))
         # All are queued before any is awaited: they are decided in their order, and most of them together.
-        begun = [await self._begin_line(line, base) for line in lines if line.strip()]
+        begun = [
+            await self._begin_line(line, base, too_many if number >= within else None)
+            for number, line in enumerate(lines)
+        ]
         answers = [_line_answer(key, got if isinstance(got, Outcome) else await got) for key, got in begun]
         return Response(b"".join(answers), media_type="application/x-ndjson")
 
-    async def _begin_line(self, line: bytes, base: Envelope) -> tuple[Any, Outcome | Awaitable[Outcome]]:
+    async def _begin_line(
+        self, line: bytes, base: Envelope, refused: Problem | None
+    ) -> tuple[Any, Outcome | Awaitable[Outcome]]:
         """A line's key, and its outcome: to be awaited, or what came of it at once."""
         key: Any = ""
+        path = "/commands"
         try:
             parsed = _parse_line(line)
             key = parsed["key"]
+            if refused is not None:
+                raise refused
             route = _route_of(parsed)
+            path = route.path
+            signed = signed_from(parsed["signed"]) if "signed" in parsed else None
+            if signed is not None:
+                await asyncio.sleep(0)  # To verify takes as long as a command does: others may go between.
             envelope = Envelope(
                 base.caller,
                 base.zone,
-                base.by,
+                base.by if signed is None else signed.principal,
                 "" if base.dry_run else _key(key, base.caller),
                 None,
                 base.dry_run,
                 base.at,
                 _trace(parsed["correlation"], "correlation") if "correlation" in parsed else base.correlation,
                 _trace(parsed["causation"], "causation") if "causation" in parsed else base.causation,
+                signed,
             )
-            _allow(base.caller, route)
+            _allow(base.caller, route, envelope.by)
             return key, await self._begin(route, parsed["body"], envelope)
         except Problem as problem:
+            if problem.status == 403:
+                self._access.journal.refused(path, problem, base.caller, base.zone)
             return key, Outcome(problem.status, encode_json(problem.body), 0)
 
     def _envelope(self, headers: dict[str, str], caller: Caller, key: str | None, dry_run: bool) -> Envelope:
         zone = zone_of(headers)
         if not caller.may_enter(zone):
             raise Problem(403, "zone-not-allowed", "The key is not for this zone.", zone=zone)
+        signed = signed_header(headers.get("fogbook-signed"))
         return Envelope(
             caller,
             zone,
-            _acting_for(headers.get("fogbook-act-as"), caller),
+            _acting_for(headers.get("fogbook-act-as"), caller) if signed is None else signed.principal,
             "" if dry_run else _key(key, caller),
             _version(headers.get("if-match")),
             dry_run,
             _named_time(headers.get("fogbook-at"), caller),
             _trace(headers.get("fogbook-correlation"), "Fogbook-Correlation"),
             _trace(headers.get("fogbook-causation"), "Fogbook-Causation"),
+            signed,
         )
 
     async def _begin(self, route: Route, body: Any, envelope: Envelope) -> Awaitable[Outcome]:
         """Validate a command, seal what is personal in it, and queue it; what it comes to is to be awaited."""
         command = command_from(route.command, body)
+        signature = None
+        if envelope.signed is not None:
+            _may_bring(envelope.caller)
+            signature = verified(envelope.signed, envelope.zone, route.name, body, route.personal)
         if route.personal:
-            command = await self._sealed(route, command, envelope)
+            command, signature = await self._sealed(route, command, signature, envelope)
         if route.command in RECEIVING:
             self._check_memo(command)
-        queued = await self._submit(self._command(route, command, envelope), envelope.zone)
+        if route.command is RegisterSigningKey and not envelope.dry_run:
+            await self._make_key(envelope)
+        queued = await self._submit(self._command(route, command, signature, envelope), envelope.zone)
         if route.command is EraseSubject and not envelope.dry_run:
             return self._erasing(queued, envelope.zone, command.principal)
         return queued
 
-    async def _sealed(self, route: Route, command: Any, envelope: Envelope) -> Any:
-        """The command with its personal texts sealed for the zone and whom it acts for. Raises Problem 409 and 503."""
+    async def _sealed(
+        self, route: Route, command: Any, signature: CommandSigned | None, envelope: Envelope
+    ) -> tuple[Any, CommandSigned | None]:
+        """The command with its personal texts sealed for the zone and whom it acts for, and the salt of its signature.
+        Raises Problem 409 and 503."""
         texts = {name: text for name in route.personal if (text := getattr(command, name))}
         if not texts:
-            return command
+            return command, signature
+        by, is_own = envelope.by, envelope.signed is None or envelope.by == envelope.caller.principal
+        if signature is not None:
+            texts[SALT] = signature.salt
         try:
-            return replace(command, **await self._keyring.sealed(envelope.zone, envelope.by, texts))
+            # Whoever signs with a key of his own making may call himself anything: that makes no files here.
+            sealed = await self._keyring.sealed(envelope.zone, by, texts, make=is_own)
+        except KeyMissing:
+            raise Problem(
+                409, SigningKeyIsUnknown.rule(), SigningKeyIsUnknown.sentence(), principal=by
+            ) from None
         except KeyDestroyed:
             raise Problem(
                 409,
@@ -219,6 +272,17 @@ class CommandApi:
                 principal=envelope.by,
                 fields=sorted(texts),
             ) from None
+        except KeyringUnavailable as error:
+            raise _no_keys(error) from None
+        if signature is not None:
+            signature = replace(signature, salt=sealed.pop(SALT))
+        return replace(command, **sealed), signature
+
+    async def _make_key(self, envelope: Envelope) -> None:
+        """For what he signs later: whoever brings it makes no keys for others. Raises Problem 503."""
+        try:
+            with contextlib.suppress(KeyDestroyed):
+                await asyncio.to_thread(self._keyring.make, envelope.zone, envelope.by)
         except KeyringUnavailable as error:
             raise _no_keys(error) from None
 
@@ -249,27 +313,34 @@ class CommandApi:
             log.error("subject_key_not_destroyed", error=str(error))
         return outcome
 
-    def _command(self, route: Route, command: Any, envelope: Envelope) -> Command:
+    def _command(
+        self, route: Route, command: Any, signature: CommandSigned | None, envelope: Envelope
+    ) -> Command:
         if envelope.if_match is not None and route.main is None:
             raise Problem(400, "no-main-stream", "This command has no one stream that If-Match could mean.")
         canonical = event_encoder(route.command)(command)
         name, by = route.name.encode(), envelope.by.encode()
+        request = b'{"command":"%b","act_as":"%b","body":%b}' % (name, by, canonical)
+        decide = decision_of(route.command)
+        if signature is not None:
+            decide = signed_decision(decide, signature)
+            request = b'%b,"signed":%b}' % (request[:-1], event_encoder(CommandSigned)(signature))
         return Command(
             name=route.name,
             body=command,
-            decide=decision_of(route.command),
+            decide=decide,
             principal=envelope.caller.principal,
             by=envelope.by,
-            # Whoever acts for another has the other's authority, not his own.
-            role=envelope.caller.role if envelope.by == envelope.caller.principal else "participant",
+            role=_authority(envelope.caller, envelope.by),
             key=envelope.key,
-            request=b'{"command":"%b","act_as":"%b","body":%b}' % (name, by, canonical),
+            request=request,
             if_match=envelope.if_match,
             main=route.main(command, envelope.by) if route.main and envelope.if_match is not None else None,
             dry_run=envelope.dry_run,
             at=envelope.at,
             correlation=envelope.correlation,
             causation=envelope.causation,
+            signed=signature is not None,
         )
 
     async def _submit(self, command: Command, zone: str) -> Awaitable[Outcome]:
@@ -283,11 +354,13 @@ class CommandApi:
                 503, "unavailable", "The log does not answer.", headers={"Retry-After": "1"}
             ) from None
         except Overloaded:
+            REFUSED.labels("commands queued").inc()
             raise Problem(
                 503,
                 "overloaded",
                 "Too many commands are waiting; try again.",
                 headers={"Retry-After": "1"},
+                limit="commands queued",
             ) from None
 
 
@@ -305,13 +378,14 @@ def _no_keys(error: KeyringUnavailable) -> Problem:
 
 
 def _dry_run(request: Request) -> bool:
-    query = request.scope["query_string"]
-    if not query:
+    if not request.scope["query_string"]:
         return False
-    parameters = request.query_params
-    if unknown := set(parameters) - {"dry_run"}:
+    given = request.query_params.multi_items()
+    if unknown := {name for name, _ in given} - {"dry_run"}:
         raise Problem(422, "unknown-parameter", "There is no such parameter.", parameter=min(unknown)[:64])
-    value = parameters["dry_run"]
+    if len(given) > 1:
+        raise Problem(422, "repeated-parameter", "A parameter is given once.", parameter="dry_run")
+    value = given[0][1] if given else "false"
     if value not in ("true", "false"):
         raise Problem(422, "invalid-parameter", "dry_run is true or false.", parameter="dry_run")
     return value == "true"
@@ -346,9 +420,12 @@ def _acting_for(header: str | None, caller: Caller) -> str:
             403, "act-as-not-allowed", "Only an operator's key with the scope act-as acts for others."
         )
     try:
-        return canonical_id(header)
+        principal = canonical_id(header)
     except (PydanticCustomError, ValidationError):
         raise Problem(400, "malformed-act-as", "Fogbook-Act-As names one principal.") from None
+    if is_reserved(principal):
+        raise Problem(403, "principal-reserved", "This name is that of an account of the zone's own.")
+    return principal
 
 
 def _named_time(header: str | None, caller: Caller) -> datetime | None:
@@ -372,24 +449,48 @@ def _trace(given: Any, name: str) -> str:
     return given
 
 
-def _allow(caller: Caller, route: Route) -> None:
-    if caller.role not in route.roles:
+def _authority(caller: Caller, by: str) -> str:
+    """The role in which a command is decided: whoever acts for another has the other's authority, not his own."""
+    return caller.role if by == caller.principal else "participant"
+
+
+def _allow(caller: Caller, route: Route, by: str) -> None:
+    role = _authority(caller, by)
+    if role not in route.roles:
         raise Problem(
             403,
             "role-not-allowed",
-            "The key's role does not allow this command.",
-            role=caller.role,
+            "The key's role does not allow this command."
+            if by == caller.principal
+            else "Acting for another lends a participant's authority, which does not allow this command.",
+            role=role,
             roles=sorted(route.roles),
+        )
+    caller.needs(route.scope)
+
+
+def _may_bring(caller: Caller) -> None:
+    """A signature is authority enough; but a key that is only to read sends no commands, whoever signed them."""
+    if caller.role not in ANYONE:
+        raise Problem(
+            403,
+            "role-not-allowed",
+            "A key of this role sends no commands.",
+            role=caller.role,
+            roles=sorted(ANYONE),
         )
 
 
 def _parse_line(line: bytes) -> dict[str, Any]:
+    if len(line) > MOST_BODY_BYTES:
+        limit = str(MOST_BODY_BYTES)
+        raise Problem(413, "body-too-large", f"A line is at most {limit} bytes.", limit=limit)
     parsed = strict_json(line)
-    if not isinstance(parsed, dict) or not LINE <= set(parsed) <= LINE | TRACES:
+    if not isinstance(parsed, dict) or not LINE <= set(parsed) <= LINE | MORE:
         raise Problem(
             400,
             "malformed-line",
-            "A line is an object with context, command, key and body, and perhaps correlation and causation.",
+            "A line is an object with context, command, key and body; perhaps correlation, causation and signed.",
         )
     return parsed
 
@@ -425,11 +526,28 @@ _HEADERS = [
     ("Idempotency-Key", True, "Names the command, so that sending it again has no further effect."),
     ("Fogbook-Zone", False, "The zone; `main` where it is missing."),
     ("Fogbook-Act-As", False, "The principal to act for (operators with the scope act-as)."),
+    (
+        "Fogbook-Signed",
+        False,
+        "Who signed the command, in place of acting for others: JSON with `principal`, `key` (Ed25519, 64 hex digits),"
+        " `nonce`, `expires` (seconds since 1970), `signature` (128 hex digits) and, for personal texts, `salt`.",
+    ),
     ("Fogbook-At", False, "The time, in a zone with a manual clock (scope act-at)."),
     ("If-Match", False, "The version that the command's main stream must have."),
     ("Fogbook-Correlation", False, "Ties several commands together: a name, or the id of the first of them."),
     ("Fogbook-Causation", False, "The command that this one follows from: `c17`, elsewhere `village/c17`."),
 ]
+
+_TRACE_SCHEMA = {"type": "string", "pattern": "^[A-Za-z0-9._:/-]{1,100}$"}
+_HEADER_SCHEMAS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+    "Fogbook-Zone": ZONE_SCHEMA,
+    "Fogbook-Act-As": KINDS["id"][2],
+    "Fogbook-At": KINDS[datetime][2],
+    "If-Match": {"type": "string", "pattern": '^("[0-9]{1,18}"|[0-9]{1,18})$'},
+    "Fogbook-Correlation": _TRACE_SCHEMA,
+    "Fogbook-Causation": _TRACE_SCHEMA,
+}
 
 _ANSWER = {
     "type": "object",
@@ -490,6 +608,8 @@ def register(app: App, api: Callable[[], CommandApi]) -> None:
                 "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
             },
             "security": [{"key": []}],
+            "x-roles": sorted(ANYONE),
+            "x-scope": "commands",
         },
     )
 
@@ -514,8 +634,15 @@ def _documentation(route: Route) -> dict[str, Any]:
     schema = model_of(route.command).model_json_schema()
     definitions = schema.pop("$defs", {})
     parameters = [
-        {"name": n, "in": "header", "required": r, "description": d, "schema": {"type": "string"}}
+        {
+            "name": n,
+            "in": "header",
+            "required": r,
+            "description": d,
+            "schema": _HEADER_SCHEMAS.get(n, {"type": "string"}),
+        }
         for n, r, d in _HEADERS
+        if n != "If-Match" or route.main
     ]
     parameters.append(
         {
@@ -533,6 +660,7 @@ def _documentation(route: Route) -> dict[str, Any]:
             "content": {"application/json": {"schema": _inlined(schema, definitions)}},
         },
         "x-roles": sorted(route.roles),
+        "x-scope": route.scope,
     }
 
 

@@ -6,7 +6,6 @@ The interface that the sequencer needs is small: `head`, `load`, `tail`, `append
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,18 +13,18 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
 
 from commands._append import APPEND_TO_LOG, parameters
 from commands._codec import Recorded, command_number, decode_known, state_decoder, state_schema
 from domain._kernel import Stream
+from ops.waits import WAIT_S, AsyncConnection, connection_options
 
 T = TypeVar("T")
 
 SNAPSHOT_EVERY = 500
 """Loading a stream costs its newest snapshot and fewer events than this, plus those of one batch."""
-TAIL_PAGE = 5_000
-STATEMENT_TIMEOUT_S = 10.0
+PAGE = 5_000
+"""Events of one statement, whether streams are loaded or the tail is read: so is what they take at a time."""
 
 
 class Head(NamedTuple):
@@ -124,9 +123,10 @@ FROM unnest(%s::text[], %s::bigint[]) AS w(stream, version)
 CROSS JOIN LATERAL (
     SELECT stream, version, type, data FROM events
     WHERE zone = %s AND stream = w.stream AND version > w.version AND position <= %s
-    ORDER BY version
-) e
+    ORDER BY version LIMIT %s
+) e LIMIT %s
 """
+"""The inner limit keeps each stream's events together and in order, so that a page breaks off at most one of them."""
 
 EVENTS_OF_COMMAND = """
 SELECT e.type, e.data
@@ -148,31 +148,17 @@ JOIN commands c ON c.zone = %s AND c.principal = w.principal AND c.key = w.key
 """
 
 
-GIVING_UP: dict[str, Any] = {"connect_timeout": 5, "keepalives_idle": 5, "tcp_user_timeout": 15_000}
-"""So that a connection whose other end went silent ends as well (s, s, ms)."""
-
-
-def connection_options(role: str | None = None) -> str:
-    """Bounds that keep a stopped process from holding a zone's head for long."""
-    settings = {
-        "statement_timeout": f"{int(STATEMENT_TIMEOUT_S * 1000)}",
-        "lock_timeout": "5000",
-        "idle_in_transaction_session_timeout": "5000",
-        "timezone": "UTC",
-    }
-    if role:
-        settings["role"] = role
-    return " ".join(f"-c {name}={value}" for name, value in settings.items())
-
-
 class PostgresLog:
     """A log over one connection of its own; not for concurrent use."""
 
-    def __init__(self, conninfo: str, role: str | None = None, prepare: bool = True) -> None:
+    def __init__(
+        self, conninfo: str, role: str | None = None, prepare: bool = True, wait_s: float = WAIT_S
+    ) -> None:
         self._conninfo = conninfo
+        self._wait_s = wait_s
         self._role = role
         self._prepare = prepare
-        self._connection: AsyncConnection[Any] | None = None
+        self._connection: AsyncConnection | None = None
         self._prepared = False
 
     async def connect(self) -> None:
@@ -180,11 +166,11 @@ class PostgresLog:
         try:
             self._connection = await AsyncConnection.connect(
                 self._conninfo,
+                wait_s=self._wait_s,
                 autocommit=True,
                 prepare_threshold=0 if self._prepare else None,
-                **GIVING_UP,
                 application_name="fogbook sequencer",
-                options=connection_options(self._role),
+                options=connection_options(self._role, self._wait_s),
             )
         except psycopg.Error as error:
             raise LogUnavailable(str(error)) from error
@@ -195,23 +181,19 @@ class PostgresLog:
             await connection.close()
 
     async def _rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        async def fetched(connection: AsyncConnection[Any]) -> list[Any]:
+        async def fetched(connection: AsyncConnection) -> list[Any]:
             cursor = connection.cursor(binary=True)
             await cursor.execute(sql, parameters)
             return await cursor.fetchall()
 
         return await self._bounded(fetched)
 
-    async def _bounded(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+    async def _bounded(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Do something on the connection. Every way in which the database can be away becomes `LogUnavailable`."""
         if self._connection is None or self._connection.closed:
             raise LogUnavailable("not connected")
         try:
-            async with asyncio.timeout(STATEMENT_TIMEOUT_S + 2):
-                return await work(self._connection)
-        except TimeoutError as error:
-            await self.close()
-            raise LogUnavailable("the database did not answer in time") from error
+            return await work(self._connection)
         except psycopg.errors.InvalidSqlStatementName as error:
             await self.close()  # Somebody dropped what was prepared: a new connection prepares it anew.
             raise LogUnavailable(str(error)) from error
@@ -240,13 +222,15 @@ class PostgresLog:
         for name, stream in wanted.items():
             if stream.of_command:
                 entries[name].state = await self._command_state(zone, name, stream, upto)
-        versions = [entry.version for entry in entries.values()]
-        rows = await self._rows(EVENTS_OF_STREAMS, (list(entries), versions, zone, upto))
-        for name, version, event_type, data in rows:
-            entry = entries[name]
-            entry.state = entry.stream.evolve(entry.state, decode_known(event_type, data))
-            entry.version = version
-        return entries
+        while True:
+            versions = [entry.version for entry in entries.values()]
+            rows = await self._rows(EVENTS_OF_STREAMS, (list(entries), versions, zone, upto, PAGE, PAGE))
+            for name, version, event_type, data in rows:
+                entry = entries[name]
+                entry.state = entry.stream.evolve(entry.state, decode_known(event_type, data))
+                entry.version = version
+            if len(rows) < PAGE:
+                return entries
 
     async def _command_state(self, zone: str, name: str, stream: Stream[Any], upto: int) -> Any:
         state = stream.initial
@@ -258,7 +242,7 @@ class PostgresLog:
 
     async def tail(self, zone: str, after: int, upto: int) -> AsyncIterator[Recorded]:
         while after < upto:
-            rows = await self._rows(TAIL, (zone, after, upto, TAIL_PAGE))
+            rows = await self._rows(TAIL, (zone, after, upto, PAGE))
             if not rows:
                 return
             for row in rows:
@@ -272,7 +256,7 @@ class PostgresLog:
         """
         sent = parameters(zone, head.position, head.number, at, batch.columns())
 
-        async def append(connection: AsyncConnection[Any]) -> bool:
+        async def append(connection: AsyncConnection) -> bool:
             if self._prepare and not self._prepared:
                 await APPEND_TO_LOG.prepare(connection)
                 self._prepared = True

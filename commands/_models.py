@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,9 @@ RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\
 JSON_SAFE = 2**53
 MOST_SEALED = 2048
 """Characters. 256 that people read have at most 1,024 bytes; sealed they are at most 1,427 characters."""
+MOST_DEPTH = 16
+MOST_VALUES = 10_000
+"""Values of a body, names included; the largest command of any use has a tenth of them."""
 YEARS_END = 9000
 """Calendars end with 9999; periods and deadlines that are added to a time have to fit."""
 
@@ -70,13 +74,14 @@ def whole(least: int, most: int) -> Callable[[Any], int]:
 
 
 def canonical_id(value: Any) -> str:
-    if type(value) is str and ID.match(canonical := value.strip().lower()):
+    # To lower a letter of another alphabet may make an ASCII one of it: two names that look alike would be one.
+    if type(value) is str and value.isascii() and ID.match(canonical := value.strip().lower()):
         return canonical
     raise PydanticCustomError("id", "an id is 1 to 64 of the characters a-z 0-9 . _ -")
 
 
 def path(value: Any) -> str:
-    if type(value) is str:
+    if type(value) is str and value.isascii():
         if PATH.match(value):
             return value  # As most come; taking it apart costs four times as much.
         parts = value.strip().split(":")
@@ -100,7 +105,7 @@ def wallet_id(value: Any) -> str:
 
 
 def asset_code(value: Any) -> str:
-    if type(value) is str and ASSET.match(canonical := value.strip()):
+    if type(value) is str and value.isascii() and ASSET.match(canonical := value.strip()):
         return canonical
     raise PydanticCustomError("asset", "an asset is 2 to 16 of the characters A-Z 0-9, a letter first")
 
@@ -281,6 +286,10 @@ def _nested(cls: type) -> dict[str, type]:
 class _Refused(ValueError):
     """The text is JSON of a kind that is not taken."""
 
+    def __init__(self, detail: str, **facts: Any) -> None:
+        self.facts = facts
+        super().__init__(detail)
+
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
@@ -300,14 +309,46 @@ _decoder = json.JSONDecoder(
 
 def strict_json(body: bytes) -> Any:
     """Parse JSON without the freedoms that let two readers understand it differently. Raises Problem 400."""
+    facts: dict[str, Any] = {}
     try:
+        # Hardly any body has so many brackets or commas in all: then nothing needs to be measured.
+        if body.count(b"{") + body.count(b"[") > MOST_DEPTH or body.count(b",") > MOST_VALUES // 2:
+            _measure(body)
         return _decoder.decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         detail = "the body is not UTF-8"
-    except RecursionError:
-        detail = "the body is nested too deeply"
     except _Refused as error:
-        detail = str(error)
+        detail, facts = str(error), error.facts
     except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):  # Python reads no number of more digits.
+            limit = str(sys.get_int_max_str_digits())
+            raise Problem(
+                400, "malformed-body", f"A number has more than {limit} digits.", limit=limit
+            ) from None
         detail = f"the body is not JSON: {str(error)[:100]}"
-    raise Problem(400, "malformed-body", detail[0].upper() + detail[1:] + ".")
+    raise Problem(400, "malformed-body", detail[0].upper() + detail[1:] + ".", **facts)
+
+
+# A text that does not end goes to the end: looking for its end anew from every quote within would take for ever.
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},:]', re.DOTALL)
+
+
+def _measure(body: bytes) -> None:
+    """How deep JSON is nested, and how many values it has at most, without parsing it. Raises _Refused."""
+    depth = values = 0
+    for found in _STRUCTURE.finditer(body):
+        sign = found[0][:1]
+        if sign in b"[{":
+            depth += 1
+            if depth > MOST_DEPTH:
+                limit = str(MOST_DEPTH)
+                raise _Refused(
+                    f"the body is nested too deeply, at most {limit} levels are taken", limit=limit
+                )
+        elif sign in b"]}":
+            depth -= 1
+        if sign in b"[{,:":
+            values += 1
+            if values > MOST_VALUES:
+                limit = str(MOST_VALUES)
+                raise _Refused(f"the body has too many values, at most {limit} are taken", limit=limit)

@@ -46,8 +46,10 @@ from psycopg_pool import ConnectionPool
 
 from commands._append import APPEND
 from commands._codec import ZONE, EntryTooLarge, event_leaf, microseconds, zone_prefix
-from commands._log import Batch, connection_options
+from commands._log import Batch
+from ops.pool import WORK_S
 from ops.settings import APP_ROLE
+from ops.waits import Connection, connection_options
 
 CONNECTIONS = 10
 POLL_S = 0.01
@@ -145,13 +147,14 @@ class Datastore:
             reconnect_timeout=5.0,
             open=False,
             check=ConnectionPool.check_connection,
+            connection_class=Connection,
             name=f"fogbook {zone}",
             kwargs={
                 "autocommit": True,
-                "connect_timeout": 5,
+                "wait_s": WORK_S,
                 "prepare_threshold": 1 if prepare else None,
                 "application_name": f"fogbook recorder {zone}",
-                "options": connection_options(APP_ROLE),
+                "options": connection_options(APP_ROLE, WORK_S),
             },
         )
         self._close = weakref.finalize(self, self._pool.close, 2.0)

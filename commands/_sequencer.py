@@ -27,8 +27,16 @@ MOST_A_BATCH = 512
 MOST_LOAD_ROUNDS = 32
 MOST_TAIL = 20_000
 """A log that moved on by more than this is not folded in; the states are loaded anew instead."""
+MOST_UNDER_LOCK = 500
+"""A process that is behind by more than this catches up before it takes the lock, so that others go on meanwhile."""
+MOST_CHASES = 3
 MOST_STREAMS = 50_000
-DEADLINE_S = 10.0
+DEADLINE_S = 5.0
+"""A command that is not decided by then is answered once what is under way is done, or has missed its deadline."""
+LATE = 0.5
+"""Where the first in the queue has waited for so much of its time, whoever joins it now would not be decided in his."""
+LOOK_EVERY_S = 0.05
+"""How exactly that is kept while the log is away."""
 
 log = structlog.get_logger("fogbook.sequencer")
 
@@ -63,19 +71,29 @@ class Sequencer:
         self._states: OrderedDict[str, Entry] = OrderedDict()
         self._command_streams: list[str] = []
         self._queue: deque[Command] = deque()
+        self._batch: list[Command] = []
+        self._stopping = False
         self._waiting = asyncio.Event()
         self._head: Head | None = None
         self._task: asyncio.Task[None] | None = None
 
     # Life
 
-    async def start(self) -> bool:
-        """Connect and begin; False when there is no such zone."""
-        await self._log.connect()
-        self._head = await self._log.head(self.zone)
+    async def start(self, seen: Head | None = None) -> bool:
+        """Connect and begin; False when there is no such zone. Raises LogUnavailable, and LogWentBack when the log
+        stands below what this process has `seen`."""
+        try:
+            await self._log.connect()
+            self._head = await self._log.head(self.zone)
+        except BaseException:
+            await self._log.close()
+            raise
         if self._head is None:
             await self._log.close()
             return False
+        if seen is not None and _is_below(self._head, seen):
+            await self._log.close()
+            raise LogWentBack
         self._task = asyncio.create_task(self._run(), name=f"sequencer {self.zone}")
         return True
 
@@ -86,18 +104,22 @@ class Sequencer:
         return loaded[name].state if loaded else stream.initial
 
     async def stop(self) -> None:
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for command in self._queue:
-            self._answer(command, unavailable("the server is stopping"))
-        self._queue.clear()
+        self._answer_all()  # A loop that had not begun yet did not.
         await self._log.close()
 
     @property
     def head(self) -> Head:
         assert self._head is not None, "started"
         return self._head
+
+    @property
+    def works(self) -> bool:
+        """Whether somebody takes what is submitted."""
+        return self._task is not None and not self._task.done()
 
     @property
     def queued(self) -> int:
@@ -108,39 +130,56 @@ class Sequencer:
         return len(self._states)
 
     def submit(self, command: Command) -> asyncio.Future[Outcome]:
-        """Queue a command; the future gets its outcome. Raises Overloaded when the queue is full."""
-        if len(self._queue) >= MOST_QUEUED:
+        """Queue a command; the future gets its outcome. Raises Overloaded when the queue is full or late, and
+        LogUnavailable when the sequencer has ended."""
+        now = time.monotonic()
+        if len(self._queue) >= MOST_QUEUED or self._is_late(now):
             raise Overloaded
-        command.deadline = time.monotonic() + DEADLINE_S
+        if not self.works:
+            raise LogUnavailable("the sequencer has ended")
+        command.deadline = now + DEADLINE_S
         command.outcome = asyncio.get_running_loop().create_future()
         self._queue.append(command)
         self._waiting.set()
         return command.outcome
 
+    def _is_late(self, now: float) -> bool:
+        return bool(self._queue) and self._queue[0].deadline - now < (1 - LATE) * DEADLINE_S
+
     # The loop
 
     async def _run(self) -> None:
-        batch: list[Command] = []
+        ended: BaseException = RuntimeError("the sequencer's loop ended")
         try:
-            while True:
-                await self._waiting.wait()
-                await asyncio.sleep(0)  # What can be read from the sockets now joins this batch.
-                batch = self._take()
-                if not batch:
-                    self._waiting.clear()
-                    continue
-                try:
-                    await self._process(batch)
-                except LogUnavailable as error:
-                    log.warning("log_unavailable", zone=self.zone, error=str(error), commands=len(batch))
-                    await self._reconnect(batch)
+            await self._loop()
         except BaseException as error:
-            for command in (*batch, *self._queue):
-                self._answer(command, unavailable("the server is stopping"))
-            if not isinstance(error, asyncio.CancelledError):
-                log.critical("sequencer_failed", zone=self.zone, seen=self.head.position, exc_info=error)
-                self._failed(error)
+            ended = error
             raise
+        finally:
+            self._answer_all()
+            if not self._stopping:
+                log.critical("sequencer_failed", zone=self.zone, seen=self.head.position, exc_info=ended)
+                self._failed(ended)
+
+    def _answer_all(self) -> None:
+        """Whatever ended the loop, nobody is left without an answer."""
+        for command in (*self._batch, *self._queue):
+            self._answer(command, unavailable("the server is stopping"))
+        self._queue.clear()
+
+    async def _loop(self) -> None:
+        while True:
+            await self._waiting.wait()
+            await asyncio.sleep(0)  # What can be read from the sockets now joins this batch.
+            self._batch = self._take()
+            if not self._batch:
+                self._waiting.clear()
+                continue
+            try:
+                await self._process(self._batch)
+            except LogUnavailable as error:
+                log.warning("log_unavailable", zone=self.zone, error=str(error), commands=len(self._batch))
+                await self._reconnect()
 
     def _take(self) -> list[Command]:
         """The next batch: one key at most once (its repetition waits for the answer), one named time."""
@@ -197,13 +236,17 @@ class Sequencer:
         self._commit(decided)
 
     async def _sequence_under_lock(self, batch: list[Command]) -> Decided:
-        async with self._log.locked(self.zone) as head:
+        for chases in range(MOST_CHASES + 1):
+            async with self._log.locked(self.zone) as head:
+                if head.position - self.head.position <= MOST_UNDER_LOCK or chases == MOST_CHASES:
+                    await self._catch_up(head)
+                    decided = await self._decide_all(batch, head)
+                    assert decided is not None, "nobody else writes while the head is locked"
+                    appended = await self._append(decided)
+                    assert appended, "nobody else writes while the head is locked"
+                    return decided
             await self._catch_up(head)
-            decided = await self._decide_all(batch, head)
-            assert decided is not None, "nobody else writes while the head is locked"
-            appended = await self._append(decided)
-            assert appended, "nobody else writes while the head is locked"
-        return decided
+        raise AssertionError("the last round decides")
 
     async def _append(self, decided: Decided) -> bool:
         return await self._log.append(self.zone, decided.head, decided.at, decided.batch)
@@ -300,7 +343,7 @@ class Sequencer:
     async def _catch_up(self, head: Head) -> None:
         """Fold in what others appended since, so that the states are exact as of `head`."""
         seen = self.head
-        if (head.position, head.number) < (seen.position, seen.number):
+        if _is_below(head, seen):
             raise LogWentBack
         if head.position - seen.position > MOST_TAIL:
             self._states.clear()
@@ -309,25 +352,43 @@ class Sequencer:
             evolve_entries(self._states, tail)
         self._head = head
 
-    async def _reconnect(self, batch: list[Command]) -> None:
-        """Find the log again and put the batch back: its keys tell whether its append was done after all."""
+    async def _reconnect(self) -> None:
+        """Find the log again and put the batch back: its keys tell whether its append was done after all.
+
+        Meanwhile whoever has waited for long enough is told so, however long a connection takes.
+        """
+        waiting = [c for c in self._batch if c.outcome is not None and not c.outcome.done()]
+        self._queue.extendleft(reversed(waiting))
+        self._batch = []
+        finding = asyncio.create_task(self._find_log(), name=f"finding the log {self.zone}")
+        try:
+            while not finding.done():
+                self._expire()
+                await asyncio.wait((finding,), timeout=LOOK_EVERY_S)
+            await finding
+        finally:
+            finding.cancel()
+            await asyncio.gather(finding, return_exceptions=True)
+
+    async def _find_log(self) -> None:
         pause_s = 0.02
         while True:
-            expired = [c for c in batch if c.deadline < time.monotonic()]
-            for command in expired:
-                self._answer(command, unavailable("the log does not answer"))
-            batch = [c for c in batch if c not in expired]
-            while self._queue and self._queue[0].deadline < time.monotonic():
-                self._answer(self._queue.popleft(), unavailable("the log does not answer"))
             try:
                 await self._log.connect()
                 head = await self._log.head(self.zone)
                 if head is None:
                     raise LogWentBack
                 await self._catch_up(head)
+                return
             except LogUnavailable:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 0.5)
-                continue
-            self._queue.extendleft(reversed(batch))
-            return
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        while self._queue and self._queue[0].deadline < now:
+            self._answer(self._queue.popleft(), unavailable("the log does not answer"))
+
+
+def _is_below(head: Head, seen: Head) -> bool:
+    return (head.position, head.number) < (seen.position, seen.number)

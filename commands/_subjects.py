@@ -65,6 +65,10 @@ class KeyDestroyed(Exception):
     gone."""
 
 
+class KeyMissing(Exception):
+    """The principal never had a key in the zone, and is to get none now."""
+
+
 class KeyringUnavailable(Exception):
     """The folder of the keys is missing or damaged, or cannot be written; the message says which file."""
 
@@ -85,16 +89,20 @@ class Keyring:
 
     # Sealing
 
-    async def sealed(self, zone: str, principal: str, texts: Mapping[str, str]) -> dict[str, str]:
+    async def sealed(
+        self, zone: str, principal: str, texts: Mapping[str, str], *, make: bool = True
+    ) -> dict[str, str]:
         """Texts by their fields' names, none of them empty, sealed. The key is made when it is first needed.
 
-        Raises KeyDestroyed and KeyringUnavailable.
+        Raises KeyDestroyed, KeyringUnavailable and, where none is to be made, KeyMissing.
         """
         id = self.id_of(zone, principal)
-        if id not in self._ready:
+        if make and id not in self._ready:
             await asyncio.to_thread(self.make, zone, principal)
         key = self._key(id)
         if key is None:
+            if not make:
+                raise KeyMissing
             raise KeyringUnavailable(f"{self._path(id)} is missing.")
         cipher = AESSIV(key)
         return {field: _seal(cipher, field, id, text) for field, text in texts.items()}

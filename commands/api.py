@@ -22,11 +22,11 @@ from commands._http import CommandApi, register
 from commands._log import PostgresLog
 from commands._subjects import Keyring
 from commands._zones import Zones
-from ops.access import Access
+from ops.access import open_access
 from ops.health import add_health
 from ops.logging import configure_logging
-from ops.migrate import check_safe
 from ops.pool import open_pool
+from ops.safety import check_safe
 from ops.settings import APP_ROLE, Settings, SettingsIncomplete
 from ops.web import App
 from workers._broker import Waker
@@ -63,16 +63,22 @@ class CommandService:
             check_safe(connection)
         waker = Waker(settings.redis_url or "redis://127.0.0.1:6379")
         zones = Zones(
-            lambda: PostgresLog(settings.database_url, APP_ROLE, settings.prepare_statements),
+            lambda: PostgresLog(
+                settings.database_url, APP_ROLE, settings.prepare_statements, settings.database_wait_s
+            ),
             moved=waker.moved,
             failed=_stop_process,
             most_streams=settings.streams_in_memory,
+            wait_s=settings.database_wait_s,
         )
-        async with open_pool(settings, "fogbook commands", 4) as pool:
+        async with (
+            open_pool(settings, "fogbook commands", 4) as pool,
+            open_access(pool, settings) as access,
+        ):
             keyring = Keyring(settings.subject_folder, settings.pepper_bytes)
             if not keyring.folder.is_dir():
                 log.error("subject_keys_missing", folder=str(keyring.folder))
-            self.api = CommandApi(zones, Access(pool, settings.pepper_bytes), keyring)
+            self.api = CommandApi(zones, access, keyring)
             running = (waker.run(), _observe(zones), Eraser(pool, keyring).run())
             tasks = [asyncio.create_task(each) for each in running]
             try:
@@ -115,7 +121,7 @@ def make_app() -> App:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = Settings()
         configure_logging(settings.log_level)
-        async with service.run(settings), app.state.health.run(settings):
+        async with made.run(settings), service.run(settings), app.state.health.run(settings):
             freeze()
             yield
 
@@ -125,4 +131,9 @@ def make_app() -> App:
     return made
 
 
-app = make_app()
+def __getattr__(name: str) -> App:
+    """`app` is made when somebody asks for it: whoever imports this for something else does not pay for it."""
+    if name != "app":
+        raise AttributeError(name)
+    made = globals()["app"] = make_app()
+    return made

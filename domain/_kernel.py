@@ -77,6 +77,8 @@ class Issued:
     verify: Callable[[str, bytes, str], bool] = _no_signature
     """Whether this is the signature (hex) of the message under an Ed25519 public key (hex). A pure function that
     comes from outside, because the standard library has none."""
+    signed: bool = False
+    """Whether the principal signed the command himself (domain/principals.py)."""
 
     @property
     def is_operator(self) -> bool:
@@ -138,6 +140,23 @@ class Read(Protocol):
 
 
 Decision = Iterator[tuple[Ref, Any]]
+
+
+def foresee(decide: Callable[[Read], Decision], read: Read) -> list[tuple[Ref, Any]]:
+    """All that a decision comes to: applied to what it reads itself, and to nothing else."""
+    states: dict[str, Any] = {}
+
+    def ahead(stream: Stream[S], id: str, /) -> S:
+        name = stream.name(id)
+        state: S = states[name] if name in states else read(stream, id)
+        return state
+
+    decided = []
+    for (stream, name), event in decide(ahead):
+        id = name if stream.whole_names else name.partition(":")[2]
+        states[name] = stream.evolve(ahead(stream, id), event)
+        decided.append((Ref(stream, name), event))
+    return decided
 
 
 class Rejected(Exception):

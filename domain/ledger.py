@@ -28,6 +28,7 @@ from domain._kernel import (
     Text,
     WalletId,
 )
+from domain.approvals import FREEZE, MINT, Events, Use, limited
 
 WORLD = "world"
 TREASURY = "treasury"
@@ -40,6 +41,9 @@ REWARDS = "pool:rewards"
 
 PUBLIC_FUNDS = frozenset({TREASURY, FEES, COMMUNITY, REWARDS})
 """Accounts that an operator pays from and that anybody may pay into; all others follow a context's rules."""
+
+NAMES_OF_THE_ZONE = frozenset({WORLD, TREASURY, FEES})
+"""Accounts that are called as a principal could be: nobody may bear one of these names."""
 
 MOST_ALLOCATIONS = 500
 MOST_ASSETS_AN_ACCOUNT = 64
@@ -383,7 +387,8 @@ class OpenWallet:
 
 @dataclass(frozen=True, slots=True)
 class FreezeWallet:
-    """Let the wallet start no payment until it is unfrozen."""
+    """Let the wallet start no payment until it is unfrozen. Beyond the zone's limit a second operator is asked
+    (`ApprovalRequested`), and nothing is done before he approves."""
 
     wallet: WalletId
     reason: Text
@@ -391,6 +396,9 @@ class FreezeWallet:
 
 @dataclass(frozen=True, slots=True)
 class UnfreezeWallet:
+    """Let the wallet pay again. Beyond the zone's limit of freezing a second operator is asked (`ApprovalRequested`),
+    and nothing is done before he approves."""
+
     wallet: WalletId
     reason: Text
 
@@ -404,7 +412,8 @@ class CloseWallet:
 
 @dataclass(frozen=True, slots=True)
 class MintTokens:
-    """Bring new units into being, within the asset's cap."""
+    """Bring new units into being, within the asset's cap. Beyond the zone's limit a second operator is asked
+    (`ApprovalRequested`), and nothing is done before he approves."""
 
     to: AccountId
     amount: Amount
@@ -773,6 +782,12 @@ def open_wallet(command: OpenWallet, issued: Issued, read: Read) -> Decision:
         yield accounts(command.wallet), WalletOpened(issued.by)
 
 
+def _frozen_or_unfrozen(command: FreezeWallet | UnfreezeWallet, events: Events) -> Use:
+    """Unfreezing counts too: otherwise one operator alone would undo what took two."""
+    return Use(FREEZE, len(events))
+
+
+@limited(FreezeWallet, _frozen_or_unfrozen)
 def freeze_wallet(command: FreezeWallet, issued: Issued, read: Read) -> Decision:
     status = read(accounts, command.wallet).status
     if not is_wallet(command.wallet) or status in ("absent", "closed"):
@@ -781,6 +796,7 @@ def freeze_wallet(command: FreezeWallet, issued: Issued, read: Read) -> Decision
         yield accounts(command.wallet), WalletFrozen(command.reason)
 
 
+@limited(UnfreezeWallet, _frozen_or_unfrozen)
 def unfreeze_wallet(command: UnfreezeWallet, issued: Issued, read: Read) -> Decision:
     status = read(accounts, command.wallet).status
     if status == "absent":
@@ -799,6 +815,11 @@ def close_wallet(command: CloseWallet, issued: Issued, read: Read) -> Decision:
     yield accounts(command.wallet), WalletClosed()
 
 
+def _minted(command: MintTokens, events: Events) -> Use:
+    return Use(MINT, command.amount, command.asset)
+
+
+@limited(MintTokens, _minted)
 def mint_tokens(command: MintTokens, issued: Issued, read: Read) -> Decision:
     _own_asset(command.asset)
     asset = known(read, command.asset)

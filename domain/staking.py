@@ -31,6 +31,7 @@ from domain._kernel import (
     ceil_div,
     floor_div,
 )
+from domain.approvals import SLASH, Events, Use, limited
 from domain.ledger import (
     BONDED,
     COMMUNITY,
@@ -755,7 +756,8 @@ class AllocateRewards:
 
 @dataclass(frozen=True, slots=True)
 class Slash:
-    """Burn a fraction of what stood behind a validator when it failed: `downtime` 1 %, `double-sign` 5 %."""
+    """Burn a fraction of what stood behind a validator when it failed: `downtime` 1 %, `double-sign` 5 %. Beyond the
+    zone's limit a second operator is asked (`ApprovalRequested`), and nothing is done before he approves."""
 
     validator: Id
     kind: Id
@@ -1173,9 +1175,9 @@ def cancel_unbonding(command: CancelUnbonding, issued: Issued, read: Read) -> De
 def complete_unbonding(command: CompleteUnbonding, issued: Issued, read: Read) -> Decision:
     known(read, command.validator)
     entry = read(unbondings, command.validator).entries.get(command.entry)
-    if entry is None:
-        return
-    if entry.delegator != issued.by and not issued.is_service:
+    if entry is None and issued.is_service:
+        return  # It was paid out before.
+    if entry is None or (entry.delegator != issued.by and not issued.is_service):
         raise EntryNotFound(validator=command.validator, entry=command.entry)
     if issued.at < entry.matures_at:
         raise UnbondingHasNotMatured(entry=command.entry, matures_at=entry.matures_at)
@@ -1336,6 +1338,12 @@ def ratio_rise(weight: int, reward: int) -> tuple[int, int]:
 # Decisions: slashing
 
 
+def _slashed(command: Slash, events: Events) -> Use:
+    """What it burns; one that burns nothing still jails, and counts as one."""
+    return Use(SLASH, max(1, sum(event.tokens for event in events if isinstance(event, Slashed))))
+
+
+@limited(Slash, _slashed)
 def slash(command: Slash, issued: Issued, read: Read) -> Decision:
     """Cosmos SDK x/staking Slash: entries created since the infraction pay first, the pool pays the rest."""
     validator = known(read, command.validator)

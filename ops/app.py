@@ -22,7 +22,12 @@ def make_app() -> App:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = Settings()
-        async with writes.run(settings), reads.run(settings, made), app.state.health.run(settings):
+        async with (
+            made.run(settings),
+            writes.run(settings),
+            reads.run(settings),
+            app.state.health.run(settings),
+        ):
             freeze()
             yield
 

@@ -15,6 +15,9 @@ command, accepted or refused, and between them attestations. It checks that
  4. the events of a command stand together, debits equal credits in each, and no account but `world` is below zero;
  5. each command's fate tells of exactly these events, by whom, when and where, and the other way round. (A zone of
     another application has no commands at all; one that has some has no event without its command.)
+ 6. each signature of a principal under a command is his, by a key that was his then, and counts once; nothing is done
+    without it in the name of one who signs everything; keys follow from keys, unless an operator revoked them. (That
+    what was decided on is what was signed is for those to see who know what commands mean: `fogbook verify`.)
 
 Exit codes: 0 all of it is proven; 1 something differs (said with its position); 2 the input cannot be used; 3 nothing
 differs, but no signature covers all of it: entries behind the newest signed checkpoint are NOT PROVEN.
@@ -144,15 +147,21 @@ def parse_checkpoint(note: str, what: str) -> Checkpoint:
 
 def is_signed(checkpoint: Checkpoint, keys: list[Key]) -> bool:
     """Whether one of the keys, under the name of the log, has signed the checkpoint."""
-    for key in keys:
-        for name, value in checkpoint.signatures:
-            if key.name == name == checkpoint.origin and value[:4] == key.id:
-                try:
-                    Ed25519PublicKey.from_public_bytes(key.public).verify(value[4:], checkpoint.text.encode())
-                    return True
-                except InvalidSignature:
-                    continue
-    return False
+    return any(
+        key.name == name == checkpoint.origin
+        and value[:4] == key.id
+        and verifies(key.public, value[4:], checkpoint.text)
+        for key in keys
+        for name, value in checkpoint.signatures
+    )
+
+
+def verifies(public: bytes, signature: bytes, text: str) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, text.encode())
+    except InvalidSignature:
+        return False
+    return True
 
 
 # Formats: entries. A field is a number (big-endian, in the letters of `struct`), h (a SHA-256 hash), or s (text) or
@@ -192,6 +201,15 @@ def unpack(format: str, entry: bytes) -> list[Any]:
     if at != len(entry):
         raise ValueError("the entry is longer than its fields")
     return values
+
+
+# Formats: what principals sign is canonical JSON (RFC 8785), in which the body stands as it is.
+
+
+def statement(zone: str, principal: str, command: str, signed: dict[str, Any]) -> str:
+    terms = {"command": command, "domain": "fogbook command v1", "expires": signed["expires"]}
+    rest = terms | {"nonce": signed["nonce"], "principal": principal, "zone": zone}
+    return f'{{"body":{signed["body"]},' + json.dumps(rest, sort_keys=True, separators=(",", ":"))[1:]
 
 
 # Sources: each gives the newest checkpoints of both logs, and ("events" or "fates", entry) in the order of each log.
@@ -316,6 +334,12 @@ class Audit:
         self.posted: dict[tuple[str, str], int] = {}
         self.open: dict[str, Any] = {}
         """The command whose events are being read, its place, and what it moves."""
+        self.signers: dict[str, list[str]] = {}
+        """Keys by which principals sign."""
+        self.demanding: dict[str, bool] = {}
+        """Who signs everything."""
+        self.nonces: dict[str, int] = {}
+        self.signatures = 0
         self.told: dict[int, tuple[Any, ...]] = {}
         """By number, what a command's events tell: position, count, time, principal and for whom."""
         self.fates: list[tuple[int, tuple[Any, ...]]] = []
@@ -389,8 +413,14 @@ class Audit:
             self.differs(where, f"{place[1]} of {place[2]} of {place[0]} follows {i} of {n} of {command}")
             self.open = {}
         self.open["place"] = place
+        value = json.loads(data)
+        if type == "CommandSigned":
+            self.signed(where, stream, known, at, value)
+        elif place[1] == 1:
+            self.unsigned(where, type, known.get("by", ""))
+        if stream.startswith("signer:"):
+            self.signer(stream.partition(":")[2], type, value)
         if type in POSTINGS:
-            value = json.loads(data)
             account, amount = (stream, value["asset"]), POSTINGS[type] * int(value["amount"])
             self.posted[account] = self.posted.get(account, 0) + amount
             self.open.setdefault("moves", []).append((account, amount))
@@ -398,6 +428,37 @@ class Audit:
             self.end(where)
             told = (position, known["n"], at, known["principal"], known["by"])
             self.told[int(known["command"].removeprefix("c"))] = told
+
+    def signer(self, principal: str, type: str, value: dict[str, Any]) -> None:
+        keys = self.signers.setdefault(principal, [])
+        if type == "SigningKeyRegistered":
+            keys.append(value["key"])
+        elif type == "SigningKeyRevoked":
+            keys.remove(value["key"])
+        elif type == "SignaturesRequired":
+            self.demanding[principal] = value["on"]
+
+    def signed(self, where: str, stream: str, known: Any, at: int, value: dict[str, Any]) -> None:
+        """A signed command begins."""
+        principal, key, nonce = known["by"], value["key"], value["nonce"]
+        said = statement(self.zone, principal, known["name"], value)
+        if (stream, known["i"]) != (f"signed:{principal}", 1):
+            self.differs(where, f"it does not begin a command of {principal}")
+        if key not in self.signers.get(principal, []):
+            self.differs(where, f"{principal} has no such signing key")
+        elif not verifies(bytes.fromhex(key), bytes.fromhex(value["signature"]), said):
+            self.differs(where, f"{principal} did not sign the command that it stands for")
+        if nonce <= self.nonces.get(principal, 0) or at >= value["expires"] * 1_000_000:
+            self.differs(where, "its nonce was used, or it had expired")
+        self.nonces[principal] = nonce
+        self.signatures += 1
+
+    def unsigned(self, where: str, type: str, principal: str) -> None:
+        """A command begins without a signature."""
+        has_key = bool(self.signers.get(principal))
+        adds_key = type == "SigningKeyRegistered"
+        if (has_key and adds_key) or (self.demanding.get(principal) and (has_key or not adds_key)):
+            self.differs(where, f"{principal} did not sign its command")
 
     def end(self, where: str) -> None:
         """The end of a command."""
@@ -507,6 +568,8 @@ def report(found: Audit, held: int) -> int:
     print(f"{word}   {found.position} positions, {len(found.versions)} streams: no gap, time never goes back")
     print(f"{word}   debits equal credits in every command; {accounts} accounts, none but world below zero")
     print(f"{word}   {found.number} commands and {found.attestations} attestations; events and fates agree")
+    if found.signatures:
+        print(f"{word}   {found.signatures} commands were signed by their principals, and count once")
     if held:
         print(f"PROVEN   {held} checkpoints that you kept are of this history")
     for line in behind:

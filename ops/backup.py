@@ -30,6 +30,7 @@ from ops.files import sync
 from ops.home import Refused
 from ops.migrate import schema_of
 from ops.pgtools import find_tool, run_tool
+from ops.waits import Connection
 from projections._digest import find, shown
 
 FORMAT = "fogbook-backup/v1"
@@ -153,7 +154,7 @@ def back_up(owner_url: str, folder: Path, tick: Tick) -> Manifest:
 
     Raises BackupRefused and ToolFailed; then there is no folder.
     """
-    with new_folder(folder) as unfinished, psycopg.connect(owner_url, connect_timeout=5) as connection:
+    with new_folder(folder) as unfinished, Connection.connect(owner_url, wait_s=None) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         # However long it takes: the dump reads what this transaction sees.

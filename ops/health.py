@@ -10,12 +10,11 @@ from typing import Any
 import psycopg
 from fastapi import Request
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from starlette.responses import Response
 
 from commands._codec import encode_json
 from ops.audit import ARCHIVED, SIGNED
-from ops.pool import open_pool
+from ops.pool import Pool, open_pool
 from ops.problems import Problem, documented
 from ops.settings import Settings
 from ops.web import App
@@ -42,7 +41,7 @@ ORDER BY 1, 2
 
 class Health:
     def __init__(self) -> None:
-        self._pool: AsyncConnectionPool[Any] | None = None
+        self._pool: Pool | None = None
 
     @asynccontextmanager
     async def run(self, settings: Settings) -> AsyncIterator[None]:
@@ -59,7 +58,7 @@ class Health:
         try:
             async with self._pool.connection() as connection:
                 rows = await (await connection.execute(LAGS)).fetchall()
-        except (psycopg.Error, PoolTimeout):
+        except psycopg.Error:
             raise Problem(
                 503, "not-ready", "The database does not answer.", headers={"Retry-After": "1"}
             ) from None
@@ -76,7 +75,7 @@ class Health:
 
     async def metrics(self, request: Request) -> Response:
         """What this process counted; also how far the archivist is, as the database knows, if it answers."""
-        with contextlib.suppress(psycopg.Error, PoolTimeout):
+        with contextlib.suppress(psycopg.Error):
             await self._measure()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 

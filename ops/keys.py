@@ -12,11 +12,9 @@ from ops.access import create_key, secret_digest
 from ops.home import KEYS_FILE, write_private
 
 LIST = """
-SELECT id, name, principal, role, scopes, zones, created_at, expires_at, revoked_at
+SELECT id, name, principal, role, scopes, zones, created_at, expires_at, revoked_at, last_used_at, lineage
 FROM api_keys ORDER BY created_at, id
 """
-
-REVOKE = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = %s"
 
 VALID = """
 SELECT 1 FROM api_keys WHERE id = %s AND digest = %s AND revoked_at IS NULL
@@ -34,11 +32,6 @@ def list_keys(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     cursor = connection.execute(LIST)
     names = [column.name for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def revoke_key(connection: psycopg.Connection[Any], id: str) -> bool:
-    """False when there is no such key."""
-    return connection.execute(REVOKE, (id,)).rowcount == 1
 
 
 def keep_keys(connection: psycopg.Connection[Any], home: Path, pepper: bytes) -> dict[str, str]:

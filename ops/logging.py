@@ -20,7 +20,8 @@ _SECRET_NAMES = frozenset({"password", "pepper", "secret", "authorization", "adm
 _SECRETS = re.compile(
     r"(?P<key>fog_[0-9a-f]+_)[A-Za-z0-9_-]{8,}"
     r"|(?P<url>://[^\s:/@\"]*:)[^\s@/\"]+(?=@)"
-    r"|(?P<conninfo>password=)[^\s\"]+",
+    r"|(?P<conninfo>password=)[^\s\"]+"
+    r"|(?P<token>eyJ[A-Za-z0-9_-]{5,}\.)[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*",
     re.IGNORECASE,
 )
 
@@ -63,7 +64,7 @@ def redact(logger: object, method: str, event: Event) -> Event:
 
 
 def hide_secrets(text: str) -> str:
-    return _SECRETS.sub(lambda found: f"{found['key'] or found['url'] or found['conninfo']}***", text)
+    return _SECRETS.sub(lambda found: f"{found[found.lastgroup or 0]}***", text)
 
 
 def _render_exception(logger: object, method: str, event: Event) -> Event:

@@ -13,26 +13,10 @@ from psycopg import sql
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from ops.safety import check_safe
 from ops.settings import APP_ROLE, LOG_ROLE, SIGNER_ROLE
+from ops.waits import Connection
 from projections._schema import table_statements
-
-LEAST_POSTGRES = 150_000
-
-
-class UnsafeDatabase(Exception):
-    """The server is too old, or set up so that an acknowledged command could be lost."""
-
-
-def check_safe(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Refuse a server that could lose what it acknowledged. Raises UnsafeDatabase."""
-    if connection.info.server_version < LEAST_POSTGRES:
-        raise UnsafeDatabase(f"PostgreSQL 15 or later is needed, this is {connection.info.server_version}.")
-    for name in ("fsync", "full_page_writes", "synchronous_commit"):
-        row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
-        if row is not None and row[0] in ("off", "local" if name == "synchronous_commit" else "off"):
-            raise UnsafeDatabase(
-                f"PostgreSQL runs with {name}={row[0]}; acknowledged commands could be lost."
-            )
 
 
 def known_schemas() -> list[str]:
@@ -58,19 +42,19 @@ def _config() -> Config:
 def migrate(url: str) -> None:
     """Bring a database up to date; safe to run twice, and by several at once."""
     engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(url, connect_timeout=5), poolclass=NullPool
+        "postgresql+psycopg://", creator=lambda: Connection.connect(url, wait_s=None), poolclass=NullPool
     )
     with engine.begin() as connection:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-    with psycopg.connect(url, connect_timeout=5) as own:
+    with Connection.connect(url, wait_s=None) as own:
         check_safe(own)
         own.execute("SELECT pg_advisory_xact_lock(7045061002)")
         own.execute("CREATE SCHEMA IF NOT EXISTS read")
         own.execute("CREATE SCHEMA IF NOT EXISTS past")
-        for statement in table_statements():
-            own.execute(statement)
+        own.execute("SET LOCAL client_min_messages = warning")  # Not a notice for all that is there already.
+        own.execute("; ".join(table_statements()))
         _grant(own)
 
 
@@ -82,7 +66,9 @@ APP_GRANTS = (
     "GRANT SELECT, INSERT ON recorder_events TO {}",
     "GRANT SELECT, INSERT, UPDATE ON timer_fates, recorder_tracking TO {}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, quarantine TO {}",
-    "GRANT SELECT, INSERT, UPDATE ON api_keys TO {}",
+    "REVOKE ALL ON api_keys, access_log FROM {}",
+    "GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON api_keys TO {}",
+    "GRANT SELECT, INSERT ON access_log TO {}",
     "REVOKE ALL ON trees, tiles, attestations, signing_keys, signed_checkpoints FROM {}",
     "GRANT SELECT ON trees, tiles, attestations, signing_keys, signed_checkpoints, witnesses TO {}",
     "GRANT UPDATE (wanted) ON trees TO {}",

@@ -54,7 +54,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 DESCRIPTIONS = {
     400: "The request is not well formed.",
-    401: "No valid API key came with the request.",
+    401: "No valid API key or token came with the request.",
     403: "The key's role or scopes do not allow this.",
     404: "There is no such thing, or it is not yours to see.",
     405: "The path does not take this method.",
@@ -62,10 +62,14 @@ DESCRIPTIONS = {
     409: "A rule refused the command; `type` names it.",
     412: "The stream has moved on since the version that If-Match names.",
     413: "The body is too large.",
+    414: "The URL is too long.",
     415: "The body's media type is not taken here.",
     422: "The body or a parameter is not valid, or its idempotency key was used with another command.",
+    421: "The request is for another host.",
+    429: "More than this caller may send; `facts` name the limit, Retry-After says when to try again.",
+    431: "The head of the request is too large.",
     500: "A defect; nothing was changed.",
-    503: "The log cannot be reached or too much is waiting; try again with the same key.",
+    503: "The log cannot be reached or too much is under way; try again with the same key.",
     504: "What was to be waited for, a position or a checkpoint, was not reached in time.",
 }
 

@@ -39,6 +39,7 @@ from ops.imports import read_export
 from ops.migrate import migrate
 from ops.servers import start_servers
 from ops.verify._receipts import of_both_logs
+from ops.waits import Connection
 from projections._attestations import KEY, add, key_body
 from projections._notes import Checkpoint, NoteError, open_checkpoint, parse_key
 from projections._tree import Tree
@@ -353,7 +354,7 @@ def fill(
 ) -> Filled:
     """Copy the entries into the zone, which must be empty: all of them or none. Raises ReplayRefused."""
     proof, filled, keys = Proof(manifest, trusted), Filled(manifest.zone, trusted=bool(trusted)), Keys()
-    with psycopg.connect(url, connect_timeout=5, application_name="fogbook replay") as connection:
+    with Connection.connect(url, wait_s=None, application_name="fogbook replay") as connection:
         try:
             with connection.transaction():
                 _begin(connection, manifest)

@@ -20,16 +20,21 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from commands._signatures import log_key
 from ops.backup import DUMP, BackupRefused, Manifest, Tick, by_bytes, describe, read_backup
-from ops.migrate import check_safe, known_schemas, migrate
+from ops.migrate import known_schemas, migrate
 from ops.pgtools import ToolFailed, find_tool, run_tool
 from ops.pool import connect
+from ops.safety import check_safe
 from ops.settings import APP_ROLE, LOG_ROLE, SIGNER_ROLE
 from ops.verify import verify
+from ops.waits import Connection
 from projections._digest import recompute, shown
 from projections._engine import all_projections
 
 MAINTENANCE = "postgres"
 """The database from which others are made and renamed."""
+
+LATER = frozenset({"public.access_log"})
+"""Tables of ours that a backup of an earlier schema does not name."""
 
 HOLDS = """
 SELECT format('%s.%s', schemaname, relname) FROM pg_stat_user_tables
@@ -162,9 +167,9 @@ def _others(server: psycopg.Connection[Any], name: str) -> int:
 
 def _holds(url: str, manifest: Manifest) -> str:
     """What a database holds that a restore would take away: zones, or others' tables; nothing where it is empty."""
-    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+    with Connection.connect(url, autocommit=True, wait_s=None) as connection:
         tables = {row[0] for row in connection.execute(HOLDS)}
-        found = [f"table {name}" for name in sorted(tables - set(manifest.tables))]
+        found = [f"table {name}" for name in sorted(tables - set(manifest.tables) - LATER)]
         if "public.heads" in tables:
             zones = connection.execute("SELECT zone FROM public.heads ORDER BY zone LIMIT 3").fetchall()
             found = [f"zone {zone}" for (zone,) in zones] + found
@@ -174,9 +179,7 @@ def _holds(url: str, manifest: Manifest) -> str:
 @contextlib.contextmanager
 def maintenance(owner_url: str) -> Iterator[psycopg.Connection[Any]]:
     url = make_conninfo(owner_url, dbname=MAINTENANCE)
-    with psycopg.connect(
-        url, autocommit=True, connect_timeout=5, application_name="fogbook restore"
-    ) as server:
+    with Connection.connect(url, autocommit=True, wait_s=None, application_name="fogbook restore") as server:
         yield server
 
 
@@ -245,7 +248,7 @@ def _load(server: psycopg.Connection[Any], url: str, folder: Path, manifest: Man
             run_tool(argv, url, Path(scratch) / "pg_restore.log", by_bytes(manifest, tick))
         except ToolFailed as error:
             raise RestoreRefused(f"The backup could not be loaded: {error}") from error
-    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+    with Connection.connect(url, autocommit=True, wait_s=None) as connection:
         connection.execute("ANALYZE")
 
 
@@ -254,7 +257,7 @@ def _load(server: psycopg.Connection[Any], url: str, folder: Path, manifest: Man
 
 def check_against(url: str, manifest: Manifest) -> None:
     """Heads, checkpoints, keys, and each digest as it follows from the rows. Raises RestoreRefused."""
-    with psycopg.connect(url, connect_timeout=5) as connection:
+    with Connection.connect(url, wait_s=None) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         found = describe(connection)
         for what in ("zones", "checkpoints", "signing_keys", "models"):

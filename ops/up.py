@@ -23,8 +23,9 @@ import structlog
 from ops._supervise import Child, spawn
 from ops.home import RUN_FILE, Refused, Run, keep_pepper, write_run
 from ops.keys import keep_keys
-from ops.migrate import UnsafeDatabase, migrate
+from ops.migrate import migrate
 from ops.pool import connect
+from ops.safety import UnsafeDatabase
 from ops.servers import Servers, ServersFailed, start_servers
 from ops.servers._home import lock_home, make_home
 from ops.settings import Settings

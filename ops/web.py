@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import psycopg
@@ -17,7 +18,6 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import Counter, Histogram
-from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -25,11 +25,18 @@ from starlette.types import Receive, Scope, Send
 
 from commands._codec import ZONE, cache, encode_json, modules
 from domain._kernel import Rejected
+from ops.access import record_refusal
+from ops.headers import SafeHeaders, docs_page
+from ops.limits import COMMANDS, HISTORY, OPEN, QUERIES, Gate, Holder, Limits
 from ops.problems import SCHEMA, Problem, documented
+from ops.production import check_production
+from ops.settings import Settings
 
 MOST_BODY_BYTES = 65_536
 MOST_BATCH_BYTES = 4 * 1024 * 1024
 BODY_DEADLINE_S = 10.0
+DOCUMENTATION = frozenset({"/docs", "/openapi.json", "/asyncapi.json"})
+OPENAPI = "/openapi.json"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -57,33 +64,72 @@ class Answer(Response):
 
 
 class App(FastAPI):
-    """A FastAPI application whose fixed paths are answered directly."""
+    """A FastAPI application whose fixed paths are answered directly, and whose answers have safe headers."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(openapi_url=None, **options)
         self.direct: dict[tuple[str, str], Handler] = {}
+        self.limits = Limits()
+        self._safe = SafeHeaders()
+        self._hosts: frozenset[str] = frozenset()
+        self._hidden: frozenset[str] = frozenset()
         add_problem_pages(self)
+        add_documentation(self)
         self.add_exception_handler(HTTPException, _http_exception)
         self.add_exception_handler(Exception, _defect)
 
+    @asynccontextmanager
+    async def run(self, settings: Settings) -> AsyncIterator[None]:
+        """Do as the settings say until the block ends. Raises TooWeak."""
+        if settings.production:
+            await asyncio.to_thread(check_production, settings)
+        self._safe = SafeHeaders(settings.hsts_s)
+        self._hosts = frozenset(host.strip().lower() for host in settings.hosts.split(",") if host.strip())
+        self._hidden = DOCUMENTATION if settings.production else frozenset()
+        async with self.limits.run(settings):
+            yield
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            handler = self.direct.get((scope["method"], scope["path"]))
-            if handler is not None:
-                request = Request(scope, receive)
-                response = await handler(request)
-                await response(scope, receive, send)
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        handler = self.direct.get((scope["method"], scope["path"]))
+        if self._hosts and not self._is_for_us(scope):
+            response = Problem(421, "misdirected", "This name or address is not served here.").response()
+        elif handler is not None:
+            response = await handler(Request(scope, receive))
+            whole = scope.get("whole")
+            if whole is not None and type(response) is Answer and whole(response, self._safe.block):
                 return
-        await super().__call__(scope, receive, send)
+        elif scope["path"] in self._hidden:
+            response = Problem(404, "not-found", "There is nothing at this path.").response()
+        else:
+            await super().__call__(scope, receive, self._completing(send))
+            return
+        response.raw_headers = self._safe.complete(response.raw_headers)
+        await response(scope, receive, send)
+
+    def _completing(self, send: Send) -> Send:
+        async def complete(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = self._safe.complete(list(message.get("headers", [])))
+            await send(message)
+
+        return complete
+
+    def _is_for_us(self, scope: Scope) -> bool:
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        host = given[0].decode("latin-1").lower() if len(given) == 1 else ""
+        return host in self._hosts or host.rpartition(":")[0] in self._hosts
 
     def add(self, method: str, path: str, handler: Handler, **documentation: Any) -> None:
         """Register a handler. Paths without parameters are answered directly."""
-        guarded = answer(handler, path)
+        guarded = answer(handler, path, self.limits.gates[kind_of(path)])
 
         async def endpoint(request: Request) -> Response:
             return await guarded(request)
 
-        responses = documentation.pop("responses", {}) | documented(500, 503)
+        responses = documentation.pop("responses", {}) | documented(414, 421, 429, 431, 500, 503)
         self.add_api_route(
             path, endpoint, methods=[method], response_class=Response, responses=responses, **documentation
         )
@@ -97,22 +143,50 @@ class App(FastAPI):
             )
             components = schema.setdefault("components", {})
             components.setdefault("schemas", {})["Problem"] = SCHEMA
-            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            components["securitySchemes"] = {
+                "key": {"type": "http", "scheme": "bearer", "description": "An API key, or a token (JWT)."}
+            }
             self.openapi_schema = schema
         return self.openapi_schema
 
 
-def answer(handler: Handler, route: str) -> Handler:
-    """Run a handler; whatever it raises becomes a problem, and every answer is counted."""
+def kind_of(path: str) -> str:
+    """What a request of a path is counted as while it is under way."""
+    if path.startswith("/commands"):
+        return COMMANDS
+    if path.startswith("/history"):
+        return HISTORY
+    return QUERIES if path.startswith("/queries") else OPEN
+
+
+def answer(handler: Handler, route: str, gate: Gate) -> Handler:
+    """Run a handler: whatever it raises becomes a problem, every answer is counted, what is under way is bounded."""
+    limits = gate.limits
     seconds = SECONDS.labels(route)
     counters: dict[int, Any] = {}
 
     async def answered(request: Request) -> Response:
         begun = time.perf_counter()
+        request.scope["gate"] = gate
         try:
-            response = await handler(request)
+            if limits.failures:
+                limits.knock(request)
+            if gate.inside >= gate.most:
+                raise limits.full(f"{gate.kind} in flight", gate.most)
+            gate.inside += 1
+            try:
+                response = await handler(request)
+            finally:
+                gate.inside -= 1
+                holder: Holder | None = request.scope.get("holder")
+                if holder is not None:
+                    holder.inside[gate.index] -= 1
         except Exception as error:
-            response = to_problem(error).response()
+            problem = to_problem(error)
+            if problem.status == 401:
+                limits.failed(request)
+            record_refusal(request, route, problem)
+            response = problem.response()
         counter = counters.get(response.status_code)
         if counter is None:
             counter = counters[response.status_code] = REQUESTS.labels(route, str(response.status_code))
@@ -128,11 +202,36 @@ def to_problem(error: Exception) -> Problem:
         return error
     if isinstance(error, ClientDisconnect):
         return Problem(400, "client-left", "The client left before its body was complete.")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout):
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         log.warning("database_unavailable", error=str(error))
         return Problem(503, "unavailable", "The database does not answer.", headers={"Retry-After": "1"})
     log.error("request_failed", exc_info=error)
     return Problem(500, "internal", "The request failed; nothing was changed.")
+
+
+def add_documentation(app: App) -> None:
+    """`GET /openapi.json`, made once, and `GET /docs`, which shows it."""
+    made: dict[str, Response] = {}
+    making = asyncio.Lock()
+
+    async def schema(request: Request) -> Response:
+        async with making:
+            if "schema" not in made:
+                # It takes half a second, and commands are not to wait for it.
+                body = encode_json(await asyncio.to_thread(app.openapi))
+                made["schema"] = Response(body, media_type="application/json")
+        return made["schema"]
+
+    async def docs(request: Request) -> Response:
+        if "docs" not in made:
+            page, policy = docs_page(app.title, OPENAPI)
+            made["docs"] = Response(
+                page, headers={"content-security-policy": policy.decode()}, media_type="text/html"
+            )
+        return made["docs"]
+
+    app.add_route(OPENAPI, schema, include_in_schema=False)
+    app.add_route("/docs", docs, include_in_schema=False)
 
 
 def add_problem_pages(app: App) -> None:

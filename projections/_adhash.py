@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
-WIDTH = 2_048
-"""Bytes of an accumulator."""
+WIDTH = 672
+"""Bytes of an accumulator: four blocks of SHAKE-128. Why that is enough stands in `projections._digest`."""
 MODULUS = 1 << (8 * WIDTH)
 FEW = 2_000
 """So many rows are summed here: it takes as long as to start a process."""
@@ -40,7 +42,6 @@ class Sum:
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
-        self._room = FEW
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Sum:
@@ -54,10 +55,12 @@ class Sum:
                 with suppress(OSError):
                     pipe.close()  # type: ignore[union-attr]
 
-    def add(self, row: bytes) -> None:
-        self._waiting.append(row)
-        if len(self._waiting) > self._room:
-            self._hand_over()
+    def add(self, rows: Iterable[bytes]) -> None:
+        left = iter(rows)
+        while bunch := list(islice(left, BUNCH)):
+            self._waiting += bunch
+            if self._process is not None or len(self._waiting) > FEW:
+                self._hand_over()
 
     def _hand_over(self) -> None:
         if self._process is None:
@@ -68,7 +71,6 @@ class Sum:
                 start_new_session=True,
             )
             _widen(self._process.stdin)
-            self._room = BUNCH
         self._waiting.append(b"")
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n".join(self._waiting))

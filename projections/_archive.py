@@ -21,6 +21,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from projections._engine import Projection, Record, Rows, fold, keys_of
+from projections._quarantine import DIED, HUNG
 from projections._stored import key_arrays, named, same_key
 from projections._tables import Row, Table, from_sql, table_of
 
@@ -146,7 +147,7 @@ def fold_past(rows: PastRows, records: Iterable[Record], set_aside: dict[int, st
             rows.end_command(record.position)
 
 
-NOT_TRIED_AGAIN = ("hung: ", "its worker died")
+NOT_TRIED_AGAIN = (HUNG, DIED)
 
 
 def _marks(error: str) -> bool:
@@ -168,7 +169,8 @@ def archive_chunk(
 ) -> None:
     """Fold a chunk of whole commands and write its versions; the caller's transaction also moves the archive."""
     rows.connection = connection
-    for row, keys in keys_of(rows, records).items():
+    tried = [r for r in records if r.position not in set_aside or _marks(set_aside[r.position])]
+    for row, keys in keys_of(rows, tried).items():
         missing = [key for key in keys if key not in rows.kept[row]]
         if missing:
             load(connection, rows, row, missing)

@@ -4,7 +4,8 @@ AdHash (Bellare, Micciancio: "A New Paradigm for Collision-Free Hashing: Increme
 EUROCRYPT 1997): each row is hashed to a number, and the numbers are added. So a row that changes costs two hashes,
 whatever else the table holds. Rows with a wanted sum can be looked for with Wagner's generalized birthday attack
 (CRYPTO 2002), which breaks sums of a hash's usual length (2^(2 sqrt(n)) steps for n bits: 2^32 for 256 bits); at
-n = 16,384 it takes 2^256. SHAKE-128 stretches a row's bytes to that length.
+n = 5,376 it takes 2^146, and a table of 2^73 rows. SHAKE-128, which itself gives 2^128, stretches a row's bytes to that
+length. No row may count twice: the sums of many copies are easy to choose (ADR 13). Rows have keys, so none does.
 
 A row's bytes are a compact JSON array: the table's name without its schema, the values of its columns, `position`
 and `incomplete`. Amounts are decimal strings, times RFC 3339 in UTC with six digits, objects have their keys in the
@@ -31,8 +32,8 @@ from projections._tables import Column, Row, Table, from_sql, table_of
 if TYPE_CHECKING:
     from projections._engine import Projection
 
-FORMAT = 1
-"""Raise it when the bytes of a row change: then every projection is rebuilt."""
+FORMAT = 2
+"""Raise it when the bytes of a row change, or what they add to the sum: then every projection is rebuilt."""
 
 __all__ = ["MODULUS", "WIDTH", "Sum", "expand", "from_bytes", "to_bytes"]
 
@@ -123,9 +124,9 @@ def shown(accumulator: int) -> str:
 
 
 def find(connection: psycopg.Connection[Any], zone: str, projection: str, generation: int) -> int | None:
-    """The accumulator of a generation; None where nobody knows it."""
+    """The accumulator of a generation; None where nobody knows it, or it is of another form (and so is the code)."""
     row = connection.execute(FIND, (zone, projection, generation)).fetchone()
-    return from_bytes(row[0]) if row else None
+    return from_bytes(row[0]) if row and len(row[0]) == WIDTH else None
 
 
 def store(connection: psycopg.Connection[Any], zone: str, sums: Iterable[tuple[str, int, int]]) -> None:

@@ -2,7 +2,8 @@
 
 Exclusion rests on the checkpoint row (`FOR UPDATE SKIP LOCKED` and compare-and-set), so a second follower, a
 killed one or one with a skewed clock can do no harm. The lease in `tenure` only spares useless work, and tells
-that a predecessor died: then events are taken one command at a time, and each attempt is counted beforehand.
+that a predecessor died: then each projection takes a batch by itself, counted beforehand, and only the one that dies
+over it again takes its events one by one. That a predecessor is gone is seen by its session's lock, which ends with it.
 """
 
 from __future__ import annotations
@@ -18,19 +19,31 @@ import psycopg
 import structlog
 
 from commands._codec import stored_types
+from projections import _lease
 from projections._arrays import array_of
 from projections._digest import to_bytes
-from projections._engine import HandlerFailed, Projection, Record, all_projections, fold, keys_of
+from projections._engine import HandlerFailed, Projection, Record, all_projections, fold
+from projections._lease import Lease
+from projections._quarantine import BATCH as BATCH_NOTE
+from projections._quarantine import (
+    CAREFUL_LIMIT_S,
+    MOST_ATTEMPTS,
+    NOTHING,
+    TRIED_WITH_OTHERS,
+    Quarantine,
+    Streams,
+    before,
+    ends,
+    through,
+)
 from projections._stored import StoredRows, flush, fold_batch, load_for, needs_copy
 from projections._watchdog import HandlerHung, watchdog
 
 BATCH = 2_000
-MOST_ATTEMPTS = 5
-TRIES = 5
-LEASE_S = 3
-RAISED = "raised: "
+MOST_POSITION = 2**62
+CAREFUL_BATCH = 100
+"""Events of one transaction where they are taken one by one."""
 FOLD_LIMIT_S = 10.0
-CAREFUL_LIMIT_S = 3.0
 
 log = structlog.get_logger("fogbook.projections")
 
@@ -45,30 +58,6 @@ WITH made AS (
 INSERT INTO digests (zone, projection, generation, accumulator) SELECT *, %s FROM made
 ON CONFLICT (zone, projection, generation) DO UPDATE SET accumulator = excluded.accumulator
 """
-
-TAKE_LEASE = """
-WITH mine AS (
-    SELECT zone, projection, generation, tenure FROM checkpoints
-    WHERE zone = %s AND live AND (tenure IS NULL OR tenure < clock_timestamp())
-    FOR UPDATE
-)
-UPDATE checkpoints c SET tenure = clock_timestamp() + make_interval(secs => %s)
-FROM mine WHERE (c.zone, c.projection, c.generation) = (mine.zone, mine.projection, mine.generation)
-RETURNING c.projection, c.generation, c.position, mine.tenure IS NOT NULL,
-    CASE WHEN EXISTS (
-        SELECT 1 FROM digests d
-        WHERE (d.zone, d.projection, d.generation) = (c.zone, c.projection, c.generation)
-    ) THEN c.code END
-"""
-
-LEASED = "SELECT 1 FROM checkpoints WHERE zone = %s AND live AND tenure >= clock_timestamp()"
-
-KEEP_LEASE = """
-UPDATE checkpoints SET tenure = clock_timestamp() + make_interval(secs => %s)
-WHERE zone = %s AND live AND projection = ANY(%s)
-"""
-
-GIVE_BACK = "UPDATE checkpoints SET tenure = NULL WHERE zone = %s AND projection = ANY(%s) AND live"
 
 LOCK = """
 SELECT projection, generation, position FROM checkpoints
@@ -89,34 +78,7 @@ HEAD = "SELECT position FROM heads WHERE zone = %s"
 
 TAIL = """
 SELECT position, stream, version, type, data, meta, recorded_at
-FROM events WHERE zone = %s AND position > %s ORDER BY position LIMIT %s
-"""
-
-QUARANTINED_STREAMS = """
-SELECT DISTINCT stream FROM quarantine
-WHERE zone = %s AND projection = %s AND generation = %s AND quarantined
-"""
-
-NOTE_ATTEMPT = """
-INSERT INTO quarantine (zone, projection, generation, position, stream, attempts, quarantined, error)
-VALUES (%s, %s, %s, %s, %s, 1, false, 'its worker died')
-ON CONFLICT (zone, projection, generation, position) DO UPDATE SET attempts = quarantine.attempts + 1
-RETURNING attempts, error
-"""
-
-NOTE_ERROR = """
-UPDATE quarantine SET error = %s WHERE zone = %s AND projection = %s AND generation = %s AND position = %s
-"""
-
-FORGET_ATTEMPT = """
-DELETE FROM quarantine
-WHERE zone = %s AND projection = %s AND generation = %s AND position = %s AND NOT quarantined
-"""
-
-QUARANTINE = """
-INSERT INTO quarantine (zone, projection, generation, position, stream, attempts, quarantined, error)
-VALUES (%s, %s, %s, %s, %s, 0, true, %s)
-ON CONFLICT (zone, projection, generation, position) DO UPDATE SET quarantined = true
+FROM events WHERE zone = %s AND position > %s AND position <= %s ORDER BY position LIMIT %s
 """
 
 
@@ -131,9 +93,12 @@ class Fed:
     projection: Projection
     rows: StoredRows
     position: int
+    alone: bool = False
+    """Whether its next batch is shared with no other projection."""
+    careful_from: int = 0
     careful_until: int = 0
-    """Up to here events are taken one command at a time."""
-    quarantined: set[str] = field(default_factory=set)
+    """In between, both included, events are taken one by one."""
+    quarantined: Streams = field(default_factory=Streams)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -153,11 +118,18 @@ def ensure_checkpoints(connection: psycopg.Connection[Any], zone: str) -> None:
     connection.execute(ENSURE, (zone, list(projections), codes, zone, to_bytes(0)))
 
 
-def read_tail(connection: psycopg.Connection[Any], zone: str, after: int, limit: int = BATCH) -> list[Record]:
-    """The next events, up to the end of a command: nobody ever sees half of one."""
+def read_tail(
+    connection: psycopg.Connection[Any],
+    zone: str,
+    after: int,
+    limit: int = BATCH,
+    *,
+    upto: int = MOST_POSITION,
+) -> list[Record]:
+    """The next events, up to the end of a command: nobody ever sees half of one. So `upto` is the end of one, too."""
     while True:
         with connection.cursor(binary=True) as cursor:
-            cursor.execute(TAIL, (zone, after, limit))
+            cursor.execute(TAIL, (zone, after, upto, limit))
             records = list(starmap(Record, cursor.fetchall()))
         full = len(records) == limit
         while full and records and not records[-1].ends_command:
@@ -171,9 +143,9 @@ class Follower:
     """Feeds the projections of one zone; not for concurrent use. `connect` gives autocommit connections."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], zone: str) -> None:
-        self._connect = connect
         self._connection = connect()
-        self._second: psycopg.Connection[Any] | None = None
+        self._quarantine = Quarantine(self._connection, connect)
+        self._lease = Lease(self._connection, zone)
         self._zone = zone
         self._fed: dict[str, Fed] = {}
 
@@ -184,35 +156,46 @@ class Follower:
         stored_types()  # To import the domain takes its time, which must not count as that of the first handler.
         ensure_checkpoints(self._connection, self._zone)
         known = all_projections()
-        taken: list[Any] = []
-        for _ in range(TRIES):
-            taken = self._connection.execute(TAKE_LEASE, (self._zone, LEASE_S)).fetchall()
-            if taken or self._connection.execute(LEASED, (self._zone,)).fetchone():
-                break  # Otherwise a rebuild was just swapping generations.
-        for name, generation, position, predecessor_died, code in taken:
+        for name, generation, position, predecessor_died, code in self._lease.take():
             if name not in known or known[name].code != code:
                 continue  # A rebuild by today's code, or for a digest, is due; the sweeper asks for it.
             rows = StoredRows(known[name], self._zone, generation)
             fed = Fed(known[name], rows, position)
-            streams = self._connection.execute(QUARANTINED_STREAMS, fed.key).fetchall()
-            fed.quarantined = {row[0] for row in streams}
+            fed.quarantined = self._quarantine.streams(fed.key)
             if predecessor_died:
-                fed.careful_until = min(self._head(), position + BATCH)
-                log.warning("predecessor_died", zone=self._zone, projection=name, position=position)
+                self._mind(fed)
             self._fed[name] = fed
+        if not self._fed:
+            self._lease.release()
         return bool(self._fed)
 
+    def _mind(self, fed: Fed) -> None:
+        """A predecessor died; what it noted tells where, if it was an event's fault."""
+        suspects = self._quarantine.suspects(fed.key, fed.position)
+        fed.alone = True
+        if suspects.position:
+            fed.careful_from = fed.careful_until = suspects.position
+        elif suspects.batch:
+            fed.alone = False
+            fed.careful_until = min(self._head(), fed.position + BATCH)
+        log.warning(
+            "predecessor_died",
+            zone=self._zone,
+            projection=fed.projection.name,
+            position=fed.position,
+            at=suspects.position,
+        )
+
     def keep(self) -> None:
-        self._connection.execute(KEEP_LEASE, (LEASE_S, self._zone, list(self._fed)))
+        self._lease.keep(self._fed)
 
     def end(self) -> None:
         """Give the lease back."""
-        self._connection.execute(GIVE_BACK, (self._zone, list(self._fed)))
+        self._lease.give_back(self._fed)
 
     def close(self) -> None:
         self._connection.close()
-        if self._second is not None:
-            self._second.close()
+        self._quarantine.close()
 
     def run(self, tenure_s: float, idle_s: float, stop: Callable[[], bool], poll_s: float = 0.003) -> None:
         """Follow for a bounded time, less when nothing happens."""
@@ -221,13 +204,14 @@ class Follower:
         seen = -1
         while (now := time.monotonic()) < end and now - last < idle_s and not stop():
             head = self._head()
-            if head != seen and self.advance():
+            read = self.advance() if head != seen else 0
+            if read:
                 last = now
             seen = head if self.caught_up(head) else -1
-            if now - kept > LEASE_S / 3:
+            if now - kept > _lease.LEASE_S / 3:
                 self.keep()
                 kept = now
-            if seen == head:
+            if seen == head or not read:
                 # Young silence is polled closely, older silence less so.
                 time.sleep(min(poll_s + (now - last) / 50, 0.02))
 
@@ -244,16 +228,35 @@ class Follower:
         """One pass over what is new; returns how many events were read. Projections at one position share it."""
         read = 0
         standing: dict[int, list[Fed]] = {}
+        suspected: list[Fed] = []
         for fed in self._fed.values():
-            if fed.position < fed.careful_until:
-                read += self._advance_carefully(fed)
+            if fed.alone or fed.position < fed.careful_until:
+                suspected.append(fed)
             else:
                 standing.setdefault(fed.position, []).append(fed)
-        for group in standing.values():
-            read += self._advance_together(group)
+        read += self._advance_standing(standing)
+        upto = self._head() if suspected else 0  # So that they stand together afterwards.
+        # Those under the least suspicion first: whoever kills the worker keeps only himself from going on.
+        for fed in sorted(suspected, key=lambda fed: (fed.careful_until > 0, fed.careful_from > 0)):
+            careful = not fed.alone or fed.careful_from <= fed.position + 1 <= fed.careful_until
+            read += self._advance_carefully(fed) if careful else self._advance_alone(fed, upto)
         return read
 
-    def _advance_together(self, group: Sequence[Fed]) -> int:
+    def _advance_standing(self, standing: dict[int, list[Fed]]) -> int:
+        """Those that stand behind the first ones come up to them, who wait for those that are near: together they
+        cost least."""
+        read = near = 0
+        lead = max(standing, default=0)
+        for position in sorted(standing):
+            if position < lead:
+                taken = self._advance_together(standing[position], lead)
+                near += taken if lead - position <= BATCH else 0
+                read += taken
+            elif not near:
+                read += self._advance_together(standing[position])
+        return read
+
+    def _advance_together(self, group: Sequence[Fed], upto: int = MOST_POSITION) -> int:
         failed: Fed | None = None
         records: list[Record] = []
         try:
@@ -261,7 +264,7 @@ class Follower:
                 locked = self._lock(group)
                 if not locked:
                     return 0
-                records = read_tail(self._connection, self._zone, locked[0].position)
+                records = read_tail(self._connection, self._zone, locked[0].position, upto=upto)
                 with watchdog(FOLD_LIMIT_S):
                     for fed in locked:
                         failed = fed
@@ -271,8 +274,7 @@ class Follower:
         except HandlerFailed as error:
             self._forget(group)
             assert failed is not None
-            failed.careful_until = records[-1].position
-            log.warning("handler_failed", projection=failed.projection.name, at=str(error), zone=self._zone)
+            self._suspect(failed, error.record, records)
             return len(records)
         except BaseException:
             self._forget(group)
@@ -288,8 +290,8 @@ class Follower:
             fed = self._fed[name]
             if generation != fed.rows.generation:  # A rebuild swapped generations meanwhile.
                 fed.rows = StoredRows(fed.projection, self._zone, generation)
-                fed.quarantined = set()
-                fed.careful_until = 0
+                fed.quarantined = Streams()
+                fed.alone, fed.careful_from, fed.careful_until = False, 0, 0
             fed.at(position)
             locked.append(fed)
         first = min((fed.position for fed in locked), default=0)
@@ -305,7 +307,8 @@ class Follower:
             if record.stream not in fed.quarantined:
                 fold(fed.rows, (record,))
             elif record.type in fed.projection.handlers:
-                self._quarantine(fed, record, "an earlier event of its stream is quarantined")
+                reason = fed.quarantined.reason(record.stream)
+                self._quarantine.set_aside(fed.rows, record, reason)
 
     def _store(self, group: Sequence[Fed], records: Sequence[Record]) -> None:
         """Write rows and checkpoints, in one round trip where nothing needs COPY."""
@@ -318,7 +321,7 @@ class Follower:
         with nullcontext() if any(needs_copy(fed.rows) for fed in group) else self._connection.pipeline():
             flush(self._connection, *(fed.rows for fed in group))
             moved = self._connection.execute(
-                MOVE, (last.position, last.recorded_at, LEASE_S, *columns, self._zone)
+                MOVE, (last.position, last.recorded_at, _lease.LEASE_S, *columns, self._zone)
             )
         if moved.rowcount != len(group):
             raise CheckpointMoved
@@ -334,70 +337,96 @@ class Follower:
 
     # Poison
 
-    def _advance_carefully(self, fed: Fed) -> int:
-        """Take one command's events. Each attempt is counted before it is made, so that a handler that kills
-        its worker is counted too; after MOST_ATTEMPTS the event is set aside and the rest goes on."""
+    def _advance_alone(self, fed: Fed, upto: int) -> int:
+        """Take a batch of this projection only, up to an event that is under suspicion. It is counted beforehand, so
+        that whoever comes after its death knows that it was this one."""
+        self._quarantine.note_batch(fed.key)
         records: list[Record] = []
         try:
             with self._connection.transaction():
                 if not self._lock([fed]):
                     return 0
-                records = read_tail(self._connection, self._zone, fed.position)
-                end = next((i for i, r in enumerate(records, 1) if r.ends_command), len(records))
-                records = records[:end]
-                for record in records:
-                    self._attempt(fed, record)
+                records = before(
+                    fed.careful_from, read_tail(self._connection, self._zone, fed.position, upto=upto)
+                )
+                with watchdog(FOLD_LIMIT_S):
+                    self._fold(fed, records)
+                self._quarantine.forget_batch(fed.key)
                 self._store([fed], records)
         except HandlerFailed as failed:
             self._forget([fed])
+            self._suspect(fed, failed.record, records)
+            self._quarantine.forget(fed.key, BATCH_NOTE)
+            return len(records)
+        except BaseException:
+            self._forget([fed])
+            raise
+        fed.alone = False
+        self._moved([fed], records)
+        return len(records)
+
+    def _suspect(self, fed: Fed, suspect: Record, records: Sequence[Record]) -> None:
+        """The command that a handler failed at is to be taken by itself."""
+        self._quarantine.suspect(fed.key, suspect)
+        fed.careful_from = max(
+            (r.position + 1 for r in ends(records) if r.position < suspect.position), default=0
+        )
+        fed.careful_until = min(r.position for r in ends(records) if r.position >= suspect.position)
+        fed.alone = fed.position + 1 < fed.careful_from
+        log.warning("handler_failed", projection=fed.projection.name, zone=self._zone, at=suspect.position)
+
+    def _advance_carefully(self, fed: Fed) -> int:
+        """Take events one by one. After enough attempts the one that fails is set aside, and the rest goes on."""
+        records: list[Record] = []
+        tried, noted = NOTHING, list[int]()
+        try:
+            with self._connection.transaction():
+                if not self._lock([fed]):
+                    return 0
+                records = read_tail(self._connection, self._zone, fed.position, CAREFUL_BATCH)
+                records = through(fed.careful_until, records)
+                for record in records:
+                    if record.type in fed.projection.handlers:
+                        noted.append(record.position)
+                        if self._attempt(fed, record, tried):
+                            tried = record.position
+                self._quarantine.forget_batch(fed.key)
+                self._store([fed], records)
+        except HandlerFailed as failed:
+            self._forget([fed])
+            self._suspect(fed, failed.record, records)
             hung = isinstance(failed.__cause__, HandlerHung)
-            reason = ("hung: " if hung else RAISED) + repr(failed.__cause__)
-            self._connection.execute(NOTE_ERROR, (reason, *fed.key, failed.record.position))
+            position = failed.record.position
+            reason = self._quarantine.note_error(fed.key, position, hung, failed.__cause__)
+            for before in noted[:-1]:
+                self._quarantine.forget(fed.key, before)
+            fed.quarantined = self._quarantine.streams(fed.key)
             log.warning("attempt_failed", at=str(failed), error=reason, projection=fed.projection.name)
             return 1
         except BaseException:
             self._forget([fed])
             raise
+        self._quarantine.forget(fed.key, tried)
         if not records:
             fed.careful_until = 0
         self._moved([fed], records)
         return len(records)
 
-    def _attempt(self, fed: Fed, record: Record) -> None:
-        if record.type not in fed.projection.handlers:
-            return
-        if record.stream not in fed.quarantined:
-            place = (*fed.key, record.position)
-            noted = self._notes.execute(NOTE_ATTEMPT, (*place, record.stream)).fetchone()
-            assert noted is not None
-            attempts, error = noted
-            if attempts <= MOST_ATTEMPTS:
-                with watchdog(CAREFUL_LIMIT_S):
-                    fold_batch(self._connection, fed.rows, [record])
-                self._notes.execute(FORGET_ATTEMPT, place)
-                return
+    def _attempt(self, fed: Fed, record: Record, before: int) -> bool:
+        """One event, or the marks of the rows that miss it where its stream is set aside; False when it is, too.
+        The event `before` it did no harm."""
+        is_later = record.stream in fed.quarantined
+        most = 1 if is_later else MOST_ATTEMPTS - TRIED_WITH_OTHERS
+        error = self._quarantine.tries(fed.key, record, most, before)
+        if error is None and not is_later:
+            with watchdog(CAREFUL_LIMIT_S):
+                fold_batch(self._connection, fed.rows, [record])
+            return True
+        reason = error or fed.quarantined.reason(record.stream)
+        if not is_later:
             log.error(
-                "event_quarantined", position=record.position, projection=fed.projection.name, error=error
+                "event_quarantined", position=record.position, projection=fed.projection.name, error=reason
             )
-            fed.quarantined.add(record.stream)
-            self._quarantine(fed, record, error, mark=error.startswith(RAISED))
-            return
-        self._quarantine(fed, record, "an earlier event of its stream is quarantined")
-
-    @property
-    def _notes(self) -> psycopg.Connection[Any]:
-        """A second connection: attempts are counted outside the transaction that may be lost with us."""
-        if self._second is None:
-            self._second = self._connect()
-        return self._second
-
-    def _quarantine(self, fed: Fed, record: Record, reason: str, mark: bool = True) -> None:
-        """Set an event aside, and mark the rows that miss it. To learn which those are means to run its handler
-        on blank rows; that is not tried again with one that hung or killed its worker."""
-        self._connection.execute(QUARANTINE, (*fed.key, record.position, record.stream, reason))
-        if mark:
-            fed.rows.connection = self._connection
-            fed.rows.position = record.position
-            for row, keys in keys_of(fed.rows, [record]).items():
-                for key in keys:
-                    fed.rows.of(row, *key).incomplete = True
+        self._quarantine.set_aside(fed.rows, record, reason)
+        fed.quarantined.add(record.stream, reason)
+        return False

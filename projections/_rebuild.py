@@ -23,8 +23,7 @@ from projections._follower import HEAD, ensure_checkpoints, read_tail
 from projections._stored import StoredRows, copying, flush, fold_batch
 from projections._tables import Row, Table, table_of
 
-CHUNK = 10_000
-TOGETHER = 5_000
+CHUNK = 5_000
 DELETE_CHUNK = 10_000
 
 log = structlog.get_logger("fogbook.projections")
@@ -105,11 +104,11 @@ def _fold_history(
     row = connection.execute(HEAD, (zone,)).fetchone()
     head = int(row[0]) if row else 0
     with ExitStack() as copies, _digest.Sum() as digest, paused_collector():
-        waiting: list[Batches] = []
+        waiting: list[Batch] = []
 
         def writer(rows: Rows, kind: type[Row]) -> Callable[[Row], None]:
             copy = copies.enter_context(copying(copies.enter_context(connect()), rows, kind))
-            waiting.append(Batches(kind, copy, digest))
+            waiting.append(Batch(kind, copy, digest))
             return waiting[-1].add
 
         rows = HistoryRows(projection, zone, generation, writer)
@@ -117,10 +116,12 @@ def _fold_history(
         records = history(reader, zone, head, list(projection.handlers))
         while chunk := list(islice(records, CHUNK)):
             fold(rows, chunk)
+            for batch in waiting:
+                batch.write()
             progress(chunk[-1].position, head)
         rows.write_kept()
-        for batches in waiting:
-            batches.write()
+        for batch in waiting:
+            batch.write()
         accumulator = digest.result()
     with connection.transaction():
         _digest.store(connection, zone, [(projection.name, generation, accumulator)])
@@ -128,23 +129,19 @@ def _fold_history(
     progress(head, head)
 
 
-class Batches:
+class Batch:
     """New rows of a table, on their way into the digest and into the table. There they go in the order of their
-    keys, as far as a batch can: rows that are neighbours in an index share its pages."""
+    keys, as far as a chunk's rows can: rows that are neighbours in an index share its pages."""
 
     def __init__(self, kind: type[Row], copy: Callable[[Iterable[Row]], None], digest: _digest.Sum) -> None:
         table = table_of(kind)
         self._waiting: list[Row] = []
+        self.add = self._waiting.append
         self._copy, self._digest = copy, digest
         self._bytes_of, self._order = row_bytes(table), attrgetter(table.key[0])
 
-    def add(self, row: Row) -> None:
-        self._digest.add(self._bytes_of(row))
-        self._waiting.append(row)
-        if len(self._waiting) >= TOGETHER:
-            self.write()
-
     def write(self) -> None:
+        self._digest.add(map(self._bytes_of, self._waiting))
         self._waiting.sort(key=self._order)
         self._copy(self._waiting)
         self._waiting.clear()

@@ -54,12 +54,17 @@ def statements_of(t: Table) -> Iterator[str]:
         f'CREATE TABLE IF NOT EXISTS {t.name} (zone text COLLATE "C" NOT NULL, generation integer NOT NULL, '
         f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))"
     )
-    for column in t.columns:
-        if column.name not in t.key:
-            yield f"ALTER TABLE {t.name} ADD COLUMN IF NOT EXISTS {_column_sql(t, column)}"
+    yield from _columns_added(t.name, t)
     short = t.name.removeprefix("read.")
     for i, index in enumerate(t.indexes, 1):
         yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {t.name} (zone, generation, {index})"
+
+
+def _columns_added(name: str, t: Table) -> Iterator[str]:
+    """What an older table lacks, in one statement: each would lock and rewrite the catalogue on its own."""
+    added = [f"ADD COLUMN IF NOT EXISTS {_column_sql(t, c)}" for c in t.columns if c.name not in t.key]
+    if added:
+        yield f"ALTER TABLE {name} {', '.join(added)}"
 
 
 def past_statements_of(t: Table) -> Iterator[str]:
@@ -73,9 +78,7 @@ def past_statements_of(t: Table) -> Iterator[str]:
         f"{columns}, position bigint NOT NULL, incomplete boolean NOT NULL DEFAULT false, "
         f"since bigint NOT NULL, until bigint NOT NULL, node bigint NOT NULL, PRIMARY KEY ({key}))"
     )
-    for column in t.columns:
-        if column.name not in t.key:
-            yield f"ALTER TABLE {past} ADD COLUMN IF NOT EXISTS {_column_sql(t, column)}"
+    yield from _columns_added(past, t)
     short = past.removeprefix("past.")
     yield f"CREATE INDEX IF NOT EXISTS {short}_node ON {past} (zone, generation, node)"
     for i, index in enumerate(t.indexes, 1):

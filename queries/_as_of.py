@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
 from pydantic_core import PydanticCustomError
 
 from commands._codec import cache
 from commands._models import time
+from ops.pool import Pool
 from ops.problems import Problem
 from projections._archive import path_of
 from queries._sql import needs_fates
@@ -185,9 +185,7 @@ class Archive:
     """The archive, for those who ask: what they mean, and whether it is there already. `kept` is False where an
     installation keeps none."""
 
-    def __init__(
-        self, pool: AsyncConnectionPool[Any], positions: Positions, wait_s: float, kept: bool
-    ) -> None:
+    def __init__(self, pool: Pool, positions: Positions, wait_s: float, kept: bool) -> None:
         self._pool = pool
         self._positions = positions
         self._wait_s = wait_s

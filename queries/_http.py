@@ -22,7 +22,6 @@ import msgspec
 import psycopg
 from fastapi import Request
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
@@ -31,6 +30,8 @@ from commands._models import KINDS
 from commands._subjects import MARK
 from domain.ledger import owner_of, wallet_of
 from ops.access import Access, Caller
+from ops.limits import enter
+from ops.pool import Pool
 from ops.problems import Problem
 from ops.web import App, headers_of, zone_of
 from queries._as_of import Archive, no_difference, no_past, with_min_position
@@ -88,6 +89,11 @@ class Query:
     @property
     def path(self) -> str:
         return f"/queries/{self.context}/{self.name}"
+
+    @property
+    def scope(self) -> str:
+        """What a key that is restricted to scopes needs one of: this, or `queries`."""
+        return f"queries:{self.context}"
 
 
 QUERIES: dict[str, Query] = {}
@@ -336,7 +342,7 @@ class QueryApi:
 
     def __init__(
         self,
-        pool: AsyncConnectionPool[Any],
+        pool: Pool,
         access: Access,
         wait_s: float,
         reveal: Callable[[str], str],
@@ -351,10 +357,11 @@ class QueryApi:
         self.wait_s = wait_s
         self.archive = Archive(pool, self.positions, wait_s, archive)
 
-    async def caller(self, request: Request, roles: frozenset[str]) -> tuple[Caller, str]:
+    async def caller(self, request: Request, roles: frozenset[str], scope: str) -> tuple[Caller, str]:
         """Who asks, and about which zone. Raises Problem 401 and 403."""
         headers = headers_of(request)
-        caller = await self.access.caller(headers.get("authorization"))
+        caller = await self.access.admit(request, headers)
+        await enter(request, headers, caller)
         zone = zone_of(headers)
         if not caller.may_enter(zone):
             raise Problem(403, "zone-not-allowed", "The key is not for this zone.", zone=zone)
@@ -366,10 +373,11 @@ class QueryApi:
                 role=caller.role,
                 roles=sorted(roles),
             )
+        caller.needs(scope)
         return caller, zone
 
     async def answer(self, query: Query, request: Request) -> Response:
-        caller, zone = await self.caller(request, query.roles)
+        caller, zone = await self.caller(request, query.roles, query.scope)
         values = parameters_of(query.parameters, request)
         _own(query, caller, values)
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MOST_LIMIT) or 1
@@ -569,6 +577,7 @@ def register(app: App, api: Callable[[], QueryApi]) -> None:
                 "security": [{"key": []}],
                 "parameters": parameters_shown(query),
                 "x-roles": sorted(query.roles),
+                "x-scope": query.scope,
             },
         )
 

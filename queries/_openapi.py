@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
+from commands._codec import ZONE_SCHEMA
 from commands._models import KINDS
 from ops.problems import documented
 from queries._sql import MOST_LIMIT, is_amount
@@ -78,18 +79,24 @@ def _differing(item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+MOMENT_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "pattern": "^(position:)?[0-9]{1,18}$"},
+        {"type": "string", "format": "date-time"},
+    ]
+}
 _PAST_PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "as_of",
         "in": "query",
-        "schema": {"type": "string"},
+        "schema": MOMENT_SCHEMA,
         "description": "What the answer was as of a position (`N` or `position:N`, the end of a command up to it)"
         " or an RFC 3339 time. Not together with `min_position`.",
     },
     {
         "name": "diff",
         "in": "query",
-        "schema": {"type": "string"},
+        "schema": MOMENT_SCHEMA,
         "description": "A second position or time to compare with: the items are then `key`, `was` (as of `diff`) and"
         " `is` (as of `as_of`, or of the newest rows) of all rows that are not the same, null where there is none.",
     },
@@ -109,20 +116,20 @@ def parameters_shown(query: Query) -> list[dict[str, Any]]:
     ]
     return [
         *own,
-        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LIMIT}},
+        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 0, "maximum": MOST_LIMIT}},
         {
             "name": "after",
             "in": "query",
-            "schema": {"type": "string"},
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
             "description": "`next` of the page before.",
         },
         {
             "name": "min_position",
             "in": "query",
-            "schema": {"type": "integer", "minimum": 0},
+            "schema": {"type": "integer", "minimum": 0, "maximum": 2**62},
             "description": "Wait, bounded, until the projection has reached this position.",
         },
         *_PAST_PARAMETERS,
-        {"name": "Fogbook-Zone", "in": "header", "schema": {"type": "string"}},
+        {"name": "Fogbook-Zone", "in": "header", "schema": ZONE_SCHEMA},
         {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}},
     ]

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg_pool import AsyncConnectionPool
 from pydantic_core import PydanticCustomError
 
 from commands._codec import command_number, decode_event, stored_types, streams
 from commands._log import EVENTS_OF_COMMAND
 from commands._models import time
 from domain._kernel import Stream
+from ops.pool import Pool
 from ops.problems import Problem
 from queries._events import Event, rfc3339, stored
 
@@ -93,7 +93,7 @@ class Folded:
 class Past:
     """One zone's log. Each statement takes a connection of its own: no reader holds one for long."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any], zone: str) -> None:
+    def __init__(self, pool: Pool, zone: str) -> None:
         self._pool = pool
         self.zone = zone
 

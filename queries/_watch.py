@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from psycopg_pool import AsyncConnectionPool
+from ops.pool import Pool
 
 LEAST_PAUSE_S = 0.003
 MOST_PAUSE_S = 0.05
@@ -50,7 +50,7 @@ class Stopping(Exception):
 class Positions:
     """The positions of projections, logs and checkpoints, as far as somebody waits for them."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._waiting: dict[Place, set[tuple[int, asyncio.Future[int]]]] = {}
         self._seen: dict[Place, int] = {}
@@ -61,7 +61,7 @@ class Positions:
     async def reach(self, zone: str, projection: str, wanted: int, timeout_s: float) -> int:
         """The position, as soon as it is at least `wanted`; a lower one when the time is over.
 
-        Raises Stopping, and psycopg.OperationalError or PoolTimeout when the database is away.
+        Raises Stopping, and psycopg.OperationalError when the database is away.
         """
         if self._stopped:
             raise Stopping

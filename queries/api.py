@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 import queries
 from commands._subjects import Keyring
-from ops.access import Access
+from ops.access import open_access
 from ops.catalogue import add_catalogue
 from ops.health import add_health
 from ops.logging import configure_logging
@@ -24,6 +24,7 @@ from queries._console._pages import load_pages
 from queries._console._session import Sessions
 from queries._http import QueryApi, register
 from queries._watch import on_stop_signals
+from queries.access import register_access
 from queries.history import register_history
 from queries.lineage import register_lineage
 from queries.proofs import register_proofs
@@ -58,9 +59,11 @@ class QueryService:
     async def run(self, settings: Settings) -> AsyncIterator[None]:
         if not settings.database_url:
             raise SettingsIncomplete("DATABASE_URL must be set.")
-        async with open_pool(settings, "fogbook queries", settings.query_connections) as pool:
+        async with (
+            open_pool(settings, "fogbook queries", settings.query_connections) as pool,
+            open_access(pool, settings) as access,
+        ):
             keyring = Keyring(settings.subject_folder, settings.pepper_bytes)
-            access = Access(pool, settings.pepper_bytes)
             self.api = QueryApi(pool, access, settings.min_position_wait_s, keyring.reveal, settings.archive)
             positions, live = self.api.positions, Live(pool)
             assert self.app is not None, "routes are registered before start-up"
@@ -87,6 +90,7 @@ def register_all(app: App, service: QueryService) -> None:
     register_lineage(app, service.running)
     register_proofs(app, service.running)
     register_receipts(app, service.running)
+    register_access(app, service.running)
     load_pages()
     register_console(app, service.running_console)
 
@@ -98,7 +102,7 @@ def make_app() -> App:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = Settings()
         configure_logging(settings.log_level)
-        async with service.run(settings), app.state.health.run(settings):
+        async with made.run(settings), service.run(settings), app.state.health.run(settings):
             yield
 
     made = App(title="Fogbook queries", version="0.1.0", lifespan=lifespan)
@@ -107,4 +111,9 @@ def make_app() -> App:
     return made
 
 
-app = make_app()
+def __getattr__(name: str) -> App:
+    """`app` is made when somebody asks for it: whoever imports this for something else does not pay for it."""
+    if name != "app":
+        raise AttributeError(name)
+    made = globals()["app"] = make_app()
+    return made

@@ -13,11 +13,12 @@ from typing import Any
 
 import psycopg
 from fastapi import Request
-from psycopg_pool import PoolTimeout
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from commands._codec import encode_json
+from commands._codec import ZONE_SCHEMA, encode_json
 from domain._kernel import Text
+from ops.limits import live
 from ops.problems import Problem, documented
 from ops.web import App
 from queries._events import Event, ndjson, plain, rfc3339
@@ -25,13 +26,16 @@ from queries._http import SEES_ALL, QueryApi, parameters_of, whole_number
 from queries._past import Past, no_stream
 from queries._watch import HEAD, Stopping
 
+HISTORY = "history"
+"""The scope of all routes here."""
 DEFAULT_LIMIT = 1_000
 MOST_LIMIT = 10_000
 MOST_POSITION = 2**62
 MOST_NAME = 256
+NEEDED = frozenset({"from", "key"})
+"""Parameters of a query string without which there is no answer."""
 LIVE_PAGE = 200
 KEEP_ALIVE_S = 15.0
-MOST_FOLLOWERS = 200
 MOST_FOLDS = 2
 """Folds of the whole log that run at a time; further ones wait for their turn."""
 
@@ -54,12 +58,26 @@ class Moment:
     at: Text = ""
 
 
+class Live(StreamingResponse):
+    """A feed; whatever ends it, it is told to `ended`."""
+
+    def __init__(self, feed: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(feed, media_type="text/event-stream", headers=headers)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
+
+
 class History:
     """Answers the routes under /history."""
 
     def __init__(self, api: Callable[[], QueryApi]) -> None:
         self._api = api
-        self._followers = 0
         self._folds = asyncio.Semaphore(MOST_FOLDS)
 
     def route(self, handle: Handle) -> Callable[[Request], Awaitable[Response]]:
@@ -67,7 +85,7 @@ class History:
 
         async def answer(request: Request) -> Response:
             api = self._api()
-            _, zone = await api.caller(request, SEES_ALL)
+            _, zone = await api.caller(request, SEES_ALL, HISTORY)
             return await handle(request, Past(api.pool, zone))
 
         return answer
@@ -80,24 +98,17 @@ class History:
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MOST_LIMIT) or 1
         head, _ = await past.head()
         if "text/event-stream" in request.headers.get("accept", ""):
-            return self._live(past, _last_seen(request, after), wanted["type"], wanted["stream"])
+            return Live(
+                self._follow(past, _last_seen(request, after), wanted["type"], wanted["stream"]),
+                live(request),
+            )
         events, looked = await past.page(after, head, limit, wanted["type"], wanted["stream"])
         return _lines(events, head, looked if looked < head else None)
-
-    def _live(self, past: Past, after: int, type: str, stream: str) -> Response:
-        if self._followers >= MOST_FOLLOWERS:
-            raise Problem(503, "overloaded", "Too many follow the log already.", headers={"Retry-After": "5"})
-        return StreamingResponse(
-            self._follow(past, after, type, stream),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
 
     async def _follow(self, past: Past, after: int, type: str, stream: str) -> AsyncIterator[bytes]:
         """Events as they are appended, until the caller leaves, the server stops or the database goes away;
         whoever comes back names the last id that it saw."""
         positions = self._api().positions
-        self._followers += 1
         try:
             yield b": the log of zone %b behind position %d\n\n" % (past.zone.encode(), after)
             while True:
@@ -110,10 +121,8 @@ class History:
                     after = max(looked, after)
                     if events:
                         yield b"".join(b"id: %d\ndata: %b\n\n" % (e.position, e.line()) for e in events)
-        except (Stopping, psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout):
+        except (Stopping, psycopg.OperationalError, psycopg.InterfaceError):
             return
-        finally:
-            self._followers -= 1
 
     # Streams
 
@@ -288,9 +297,12 @@ def adder(app: App, history: History) -> Callable[..., None]:
                 "security": [{"key": []}],
                 "parameters": [
                     *(_documented(*parameter) for parameter in parameters),
-                    _documented("Fogbook-Zone", "header", _TEXT, "The zone; `main` where it is missing."),
+                    _documented(
+                        "Fogbook-Zone", "header", ZONE_SCHEMA, "The zone; `main` where it is missing."
+                    ),
                 ],
                 "x-roles": sorted(SEES_ALL),
+                "x-scope": HISTORY,
             },
         )
 
@@ -359,7 +371,7 @@ def _documented(name: str, place: str, schema: dict[str, Any], description: str)
     return {
         "name": name,
         "in": place,
-        "required": place == "path",
+        "required": place == "path" or name in NEEDED,
         "schema": schema,
         "description": description,
     }

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
-from commands._codec import encode_json
+from commands._codec import ZONE_SCHEMA, encode_json
 from ops.access import Caller
 from ops.problems import Problem, documented
 from ops.web import App
@@ -23,7 +23,7 @@ from projections._tree import ENTRIES, leaf_hash, parse_tile_path
 from queries._http import SEES_ALL, QueryApi, whole_number
 from queries._logs import EVENTS, FATES, Log, beyond, cover
 from queries._past import Past
-from queries.history import MOST_POSITION, _documented, _number
+from queries.history import HISTORY, MOST_POSITION, _documented, _number
 
 LONG = "private, max-age=31536000, immutable"
 SHORT = "private, no-cache"
@@ -37,7 +37,7 @@ def _route(
     api: Callable[[], QueryApi], handle: Handle, roles: frozenset[str]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        caller, zone = await api().caller(request, roles)
+        caller, zone = await api().caller(request, roles, HISTORY)
         return await handle(request, caller, Past(api().pool, zone))
 
     return answer
@@ -207,9 +207,12 @@ def adder(app: App, api: Callable[[], QueryApi]) -> Callable[..., None]:
                 "security": [{"key": []}],
                 "parameters": [
                     *(_documented(*parameter) for parameter in parameters),
-                    _documented("Fogbook-Zone", "header", _TEXT, "The zone; `main` where it is missing."),
+                    _documented(
+                        "Fogbook-Zone", "header", ZONE_SCHEMA, "The zone; `main` where it is missing."
+                    ),
                 ],
                 "x-roles": sorted(roles),
+                "x-scope": HISTORY,
                 **extra,
             },
         )

@@ -33,9 +33,16 @@ EXPORTED = [
     name for name in LOG_KINDS if name.endswith("with it") or not any(part in name for part in NOT_EXPORTED)
 ]
 
+FORGED = [
+    name
+    for name, each in KINDS.items()
+    if each.run.__module__ == harms.signed.__name__ and not name.endswith(": another amount")
+]
+"""What the auditor finds without what was kept elsewhere; what a request says, he sees only by its hash."""
 
-def audited(chronicle: Chronicle, path: Path) -> list[str]:
-    """What the auditor says of an export, with what was kept elsewhere; or why there is none."""
+
+def audited(chronicle: Chronicle, path: Path, *, held: bool = True) -> list[str]:
+    """What the auditor says of an export, `held`: with what was kept elsewhere; or why there is none."""
     source = None
     try:
         with chronicle.database.connect() as connection, one_moment(connection):
@@ -43,7 +50,7 @@ def audited(chronicle: Chronicle, path: Path) -> list[str]:
             write_ndjson(path, manifest, stored_entries(connection, manifest), lambda done, total: None)
         keys = [auditor.parse_vkey(text) for text in chronicle.vkeys]
         source = auditor.Export(str(path))
-        return auditor.audit(source, keys, chronicle.held).differences
+        return auditor.audit(source, keys, chronicle.held if held else []).differences
     except (Refused, auditor.Unusable) as error:
         return [str(error)]
     finally:

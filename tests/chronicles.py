@@ -10,7 +10,7 @@ import asyncio
 import base64
 import threading
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, NamedTuple
@@ -21,16 +21,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from eventsourcing.persistence import StoredEvent
 
 from commands import _deciding
-from commands._codec import context_of, decision_of, encode_json
+from commands._codec import context_of, decision_of, decode_json, encode_json, event_encoder
 from commands._deciding import Command
 from commands._log import PostgresLog
 from commands._recorder import Datastore, FogbookApplicationRecorder
 from commands._sequencer import Sequencer
 from commands._signatures import installation
+from commands._signed import signed_from, verified
 from domain._kernel import Rejected, kebab
-from domain.ledger import MintTokens, Transfer
+from domain.ledger import MintTokens, OpenWallet, Transfer
 from domain.platform import CreateZone
-from domain.principals import EraseSubject, SetProfile
+from domain.principals import EPOCH, CommandSigned, EraseSubject, RequireSignatures, SetProfile
+from domain.principals import signed as signed_decision
 from ops.settings import APP_ROLE
 from ops.signing import add_witness, list_keys, retire, rotate
 from ops.zones import ensure_zone
@@ -42,6 +44,7 @@ from projections._transparency import extend_and_sign
 from tests.conftest import PEPPER, Database
 from tests.economy import Economy, act, found
 from tests.honest import WITNESS, witnessed
+from tests.signers import Signer
 from workers.archive import Archive
 
 SECRET = PEPPER.encode()
@@ -57,6 +60,7 @@ class Said(NamedTuple):
     by: str
     role: str
     at: datetime
+    signature: CommandSigned | None = None
 
 
 class Speaker(Economy):
@@ -66,11 +70,17 @@ class Speaker(Economy):
         super().__init__()
         self.said: list[Said] = []
 
-    def issue(self, command: Any, by: str = "operator", role: str | None = None) -> Rejected | None:
+    def issue(
+        self,
+        command: Any,
+        by: str = "operator",
+        role: str | None = None,
+        signature: CommandSigned | None = None,
+    ) -> Rejected | None:
         told = role or ("operator" if by == "operator" else "participant")
         if not isinstance(command, CreateZone):
-            self.said.append(Said(command, by, told, self.book.now))
-        return super().issue(command, by, role)
+            self.said.append(Said(command, by, told, self.book.now, signature))
+        return super().issue(command, by, role, signature)
 
 
 def speak(seed: int, steps: int) -> list[Said]:
@@ -88,7 +98,38 @@ def speak(seed: int, steps: int) -> list[Said]:
     economy.issue(SetProfile(name, ""), "ana")
     economy.issue(Transfer("wallet:ben", "wallet:ana", 10**30), "ben")
     economy.issue(EraseSubject("ana"), "operator")
+    _sign(economy, rng)
     return economy.said
+
+
+def _sign(economy: Speaker, rng: Random) -> None:
+    """One more person, who signs what he does, and soon all of it; of two commands with one nonce the first counts."""
+    zoe = Signer("zoe", 7)
+
+    def signed(command: Any, words: str = "", nonce: int | None = None) -> None:
+        name = name_of(type(command))
+        personal = ("memo",) if words else ()
+        body = decode_json(event_encoder(type(command))(command)) | dict.fromkeys(personal, words)
+        body = {field.removesuffix("_"): value for field, value in body.items()}
+        expires = (economy.book.now - EPOCH) // timedelta(seconds=1) + 60
+        said = signed_from(zoe.signed(name, body, expires=expires, nonce=nonce, personal=personal))
+        signature = verified(said, ZONE, name, body, personal)
+        if words:
+            signature = replace(signature, salt=sealed(rng, "salt", signature.salt))
+        economy.issue(command, "zoe", signature=signature)
+
+    economy.issue(zoe.registration(), "zoe")
+    signed(OpenWallet("wallet:zoe"))
+    economy.issue(MintTokens("wallet:zoe", 10**6, "start", "zoe"))
+    for amount in (700, 800):
+        economy.issue(Transfer("wallet:zoe", "wallet:ben", amount), "zoe")
+        signed(Transfer("wallet:zoe", "wallet:ben", amount), nonce=amount)
+    signed(Transfer("wallet:zoe", "wallet:ben", 900), nonce=800)
+    signed(RequireSignatures(), nonce=1_000)
+    for amount in (70, 80, 90):
+        memo = sealed(rng, "memo", "for the lamp")
+        signed(Transfer("wallet:zoe", "wallet:ben", amount, memo=memo), "for the lamp")
+        economy.issue(Transfer("wallet:zoe", "wallet:ben", amount), "zoe")
 
 
 def sealed(rng: Random, name: str, text: str) -> str:
@@ -219,9 +260,19 @@ async def _play(database: Database, seed: int, begun: int, said: list[Said]) -> 
 
 def _command(said: Said, key: str) -> Command:
     kind = type(said.body)
-    name = f"{context_of(kind)}/{kebab(kind.__name__)}"
-    request = encode_json({"command": name, "act_as": said.by, "body": said.body})
-    return Command(name, said.body, decision_of(kind), said.by, said.by, said.role, key, request, at=said.at)
+    name, decide = name_of(kind), decision_of(kind)
+    request = {"command": name, "act_as": said.by, "body": decode_json(event_encoder(kind)(said.body))}
+    if said.signature is not None:
+        decide = signed_decision(decide, said.signature)
+        request["signed"] = decode_json(event_encoder(CommandSigned)(said.signature))
+    stored, is_signed = encode_json(request), said.signature is not None
+    return Command(
+        *(name, said.body, decide, said.by, said.by, said.role, key, stored), at=said.at, signed=is_signed
+    )
+
+
+def name_of(kind: type) -> str:
+    return f"{context_of(kind)}/{kebab(kind.__name__)}"
 
 
 def _turn_keys(database: Database, features: Features, part: int) -> None:

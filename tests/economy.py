@@ -22,6 +22,7 @@ from domain import devices, harvest, ledger, staking
 from domain._kernel import FOG, Rejected
 from domain.marketplace import contracts, offerings, requests
 from domain.platform import CreateZone
+from domain.principals import CommandSigned
 from domain.settlement import disputes, windows
 from projections._engine import HistoryRows, Record, all_projections, fold
 from projections._timers import Timer, timers
@@ -333,12 +334,18 @@ class Economy:
         made.rows.kept = copy.deepcopy(self.rows.kept)
         return made
 
-    def issue(self, command: Any, by: str = "operator", role: str | None = None) -> Rejected | None:
+    def issue(
+        self,
+        command: Any,
+        by: str = "operator",
+        role: str | None = None,
+        signature: CommandSigned | None = None,
+    ) -> Rejected | None:
         """Issue a command; returns the rule that refused it."""
         self.book.events.clear()
         name = type(command).__name__
         try:
-            self.book.issue(command, by, role)
+            self.book.issue(command, by, role, signature)
         except Rejected as rule:
             self.refused[f"{name}: {rule.rule()}"] += 1
             return rule

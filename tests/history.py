@@ -11,6 +11,7 @@ from typing import Any
 from commands._codec import encode_json, event_encoder, event_leaf, microseconds, zone_prefix
 from commands._signatures import public_key, zone_key
 from domain._kernel import Rejected
+from domain.approvals import SetLimit
 from domain.ledger import MintTokens, OpenWallet
 from domain.principals import SetProfile
 from domain.settlement.transfers import InitiateTransfer, RegisterPeer, SuspendPeer
@@ -74,6 +75,7 @@ def _and_more(economy: Historian) -> None:
         *((InitiateTransfer("village", "wallet:vic", 100 + i, until), "dora") for i in range(4)),
         (SuspendPeer("village", "silent"), "operator"),
         (SetProfile("Dora", "dora@example.org"), "dora"),
+        (SetLimit("freeze", 100), "operator"),
     ):
         rule = economy.issue(command, by)
         assert rule is None, (command, rule)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -71,3 +73,30 @@ def running(home: Path, *arguments: str) -> Iterator[Running]:
         yield Running(home, process, **found)
     finally:
         process.stop(STOPPED_WITHIN_S)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to pass")
+
+
+async def kill_at_random(
+    up: Running, times: Mapping[str, int], pause: Callable[[], Awaitable[None]]
+) -> Counter[str]:
+    """kill -9 of each of these processes so many times, with a pause before each.
+
+    All of them side by side: whoever supervises them waits longer after every crash, and none may need another.
+    """
+
+    async def again_and_again(name: str) -> None:
+        for _ in range(times[name]):
+            await pause()
+            pid = up.pids()[name]
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda pid=pid: up.pids().get(name, pid) != pid)
+
+    await asyncio.gather(*map(again_and_again, times))
+    return Counter(times)

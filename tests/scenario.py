@@ -13,6 +13,7 @@ from typing import Any
 
 from commands._signatures import verify
 from domain._kernel import Issued, Ref, Rejected, Stream, balance, snake
+from domain.principals import CommandSigned, may_act_unsigned, signed
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -45,14 +46,25 @@ class Book:
         self.states[where.name] = where.stream.evolve(self.read(where.stream, id), event)
         self.events.append((where.name, event))
 
-    def issue(self, command: Any, by: str = "operator", role: str | None = None) -> list[Any]:
+    def issue(
+        self,
+        command: Any,
+        by: str = "operator",
+        role: str | None = None,
+        signature: CommandSigned | None = None,
+    ) -> list[Any]:
         """Decide and apply; on a rule everything is as it was. Returns the events."""
+        decide = decision_of(command)
+        if signature is not None:
+            decide = signed(decide, signature)
         role = role or ("operator" if by == "operator" else "participant")
         issued = Issued(by, self.now, role, f"c{self.commands + 1}", verify)
         states, events = dict(self.states), list(self.events)
         decided: list[tuple[Ref, Any]] = []
         try:
-            for where, event in decision_of(command)(command, issued, self.read):
+            if signature is None:
+                may_act_unsigned(type(command), issued, self.read)
+            for where, event in decide(command, issued, self.read):
                 decided.append((where, event))
                 self.apply(where, event)
         except Rejected:
@@ -70,11 +82,16 @@ class Scenario:
     outcome: list[Any] | Rejected | None = None
 
     def when(
-        self, command: Any, by: str = "operator", role: str | None = None, after: timedelta | None = None
+        self,
+        command: Any,
+        by: str = "operator",
+        role: str | None = None,
+        after: timedelta | None = None,
+        signature: CommandSigned | None = None,
     ) -> Scenario:
         self.book.now += after or timedelta()
         try:
-            self.outcome = self.book.issue(command, by, role)
+            self.outcome = self.book.issue(command, by, role, signature)
         except Rejected as rule:
             self.outcome = rule
         return self

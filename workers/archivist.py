@@ -35,7 +35,9 @@ def keep_archive(settings: Settings) -> None:
         signal.signal(number, lambda number, frame: stopping.set())
 
     def as_signer() -> psycopg.Connection[Any]:
-        return connect_as_signer(settings.database_url, "fogbook archivist")
+        return connect_as_signer(
+            settings.database_url, "fogbook archivist", wait_s=2 * settings.database_wait_s
+        )
 
     def unbounded() -> psycopg.Connection[Any]:
         return connect(settings.database_url, "fogbook archivist", bounded=False)

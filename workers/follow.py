@@ -59,6 +59,7 @@ class Followers:
             worked = self._tenure(zone)
         except psycopg.OperationalError as error:
             log.warning("database_unavailable", zone=zone, error=str(error))
+            self._let_go(zone)
             return
         if worked:
             self._hand_over(zone)
@@ -99,6 +100,13 @@ class Followers:
                 self._wakes.send(zone)
         except (redis.RedisError, dramatiq.BrokerError, psycopg.OperationalError) as error:
             log.warning("hand_over_failed", zone=zone, error=str(error))
+
+    def _let_go(self, zone: str) -> None:
+        """Whoever wakes a follower next is not to be held up by the flag of one that failed."""
+        try:
+            self._wakes.clear_flag(zone)
+        except redis.RedisError as error:
+            log.warning("flag_not_cleared", zone=zone, error=str(error))
 
     def keep_flags(self) -> None:
         """A thread: while followers are at work, nobody needs to wake them."""

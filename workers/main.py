@@ -40,8 +40,10 @@ def work(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopping.set())
 
+    wait_s = settings.database_wait_s
+
     def open_connection(bounded: bool = True) -> psycopg.Connection[Any]:
-        return connect(settings.database_url, "fogbook worker", bounded=bounded)
+        return connect(settings.database_url, "fogbook worker", bounded=bounded, wait_s=2 * wait_s)
 
     all_projections()  # Imported by one thread, before several need them.
     broker = make_broker(settings.redis_url)

@@ -18,6 +18,7 @@ import structlog
 
 from projections._engine import HandlerFailed, all_projections
 from projections._follower import ensure_checkpoints
+from projections._lease import IS_HELD
 from projections._rebuild import rebuild, sweep
 from workers._broker import Wakes
 
@@ -28,15 +29,16 @@ REBUILD_AGAIN_S = 60.0
 OLDER_CODE_AFTER_S = 60.0
 """During a rolling deployment, workers of the old version must not take projections back at once."""
 
-SWEEP = """
+SWEEP = f"""
 SELECT h.zone, coalesce(bool_or(c.position < h.position), h.position > 0),
-       coalesce(bool_or(c.tenure > clock_timestamp()), false),
+       coalesce(bool_or(c.tenure > clock_timestamp()), false) AND {IS_HELD.format(zone="h.zone")},
+       coalesce(bool_or(c.tenure IS NOT NULL), false),
        coalesce(jsonb_object_agg(c.projection, CASE WHEN d.zone IS NULL THEN '' ELSE c.code END)
-                FILTER (WHERE c.projection IS NOT NULL), '{}')
+                FILTER (WHERE c.projection IS NOT NULL), '{{}}')
 FROM heads h LEFT JOIN checkpoints c ON c.zone = h.zone AND c.live
 LEFT JOIN digests d ON (d.zone, d.projection, d.generation) = (c.zone, c.projection, c.generation)
 GROUP BY h.zone, h.position
-"""
+"""  # noqa: S608
 
 log = structlog.get_logger("fogbook.workers")
 
@@ -45,6 +47,8 @@ class Swept(NamedTuple):
     zone: str
     is_behind: bool
     is_followed: bool
+    is_leased: bool
+    """Somebody took it and did not give it back: where nobody is at work, that one died, and its flag stands."""
     codes: dict[str, str]
     """Of each projection; nobody's where the digest of its rows is lost."""
 
@@ -67,11 +71,12 @@ class Sweeper:
 
     def run(self) -> None:
         """A thread: sweep until told to stop, whatever is away meanwhile."""
-        while not self._stopping.wait(SWEEP_EVERY_S):
+        while not self._stopping.is_set():
             try:
                 self.sweep()
             except (psycopg.Error, redis.RedisError, dramatiq.BrokerError) as error:
                 log.warning("sweep_failed", error=str(error))
+            self._stopping.wait(SWEEP_EVERY_S)
         self._close()
 
     def sweep(self) -> None:
@@ -97,8 +102,9 @@ class Sweeper:
             self._orphaned.pop(zone.zone, None)
             return
         self._orphaned[zone.zone] = sweeps = self._orphaned.get(zone.zone, 0) + 1
-        if sweeps > ORPHANED_SWEEPS:
+        if (zone.is_leased and sweeps == 1) or sweeps > ORPHANED_SWEEPS:
             self._wakes.clear_flag(zone.zone)
+        if sweeps > ORPHANED_SWEEPS:
             self._orphaned.pop(zone.zone)
         self._wakes.send(zone.zone)
 

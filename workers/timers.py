@@ -7,7 +7,10 @@ one backs off and is tried again under the next key; until then its fate says wh
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -32,19 +35,32 @@ NOT_DECIDED = frozenset({408, 412, 429})
 # One process sends at a time. A second one would do no harm, because of the keys.
 LOCK = "SELECT pg_try_advisory_xact_lock(7045061003)"
 
+LOOK_AT_ALL_EVERY_S = 10.0
+"""Those that were due already are looked at again no sooner: they back off, or are done and wait for their event."""
+
+# How far a look at the timers goes: what falls due later, falls due behind this. A timer is due at its event's time or
+# later, so those of events that are not followed yet are behind it, too; clocks differ by a little. Where a zone's time
+# is named by hand it may stand still, and all are looked at.
+LOOKED = """
+SELECT h.zone, least(CASE WHEN c.position < h.position THEN c.recorded_at END, clock_timestamp() - interval '2 s')
+FROM heads h JOIN checkpoints c ON c.zone = h.zone AND c.projection = 'timers' AND c.live
+WHERE h.clock <> 'manual'
+"""
+
 # Each zone's timers fall due by its own time, and so do further attempts.
-# The lower bound lets none out: without it PostgreSQL expects a third of all timers to be due, and reads them all.
+# There is a lower bound for all: without it PostgreSQL expects a third of all timers to be due, and reads them all.
 DUE = """
 SELECT h.zone, coalesce(nullif(t.to_zone, ''), h.zone) AS target, t.timer, coalesce(t.attempts, 0),
        t.context, t.command, t.body, t.statement, t.causation, t.correlation
 FROM heads h
+LEFT JOIN unnest(%s::text[], %s::timestamptz[]) AS w(zone, looked) ON w.zone = h.zone
 CROSS JOIN LATERAL (SELECT CASE h.clock WHEN 'manual' THEN h.recorded_at ELSE clock_timestamp() END AS at) now
 CROSS JOIN LATERAL (
     SELECT r.timer, r.context, r.command, r.body, r.to_zone, r.statement, r.causation, r.correlation,
            r.due_at, f.attempts
     FROM read.timers r
     LEFT JOIN timer_fates f ON f.zone = r.zone AND f.timer = r.timer
-    WHERE r.zone = h.zone AND r.due_at > '-infinity' AND r.due_at <= now.at AND r.generation = (
+    WHERE r.zone = h.zone AND r.due_at > coalesce(w.looked, '-infinity') AND r.due_at <= now.at AND r.generation = (
           SELECT generation FROM checkpoints c WHERE c.zone = h.zone AND c.projection = 'timers' AND c.live)
       AND f.accepted IS NOT TRUE AND (f.next_at IS NULL OR f.next_at <= now.at)
     ORDER BY r.due_at, r.timer LIMIT %s
@@ -135,6 +151,10 @@ class Timers:
         self._pepper = pepper
         self._stopping = stopping
         self._connection: psycopg.Connection[Any] | None = None
+        self._looked: dict[str, datetime] = {}
+        """Zones whose timers up to then are known."""
+        self._all_at = 0.0
+        """When all of them are to be looked at again."""
         headers = {"authorization": f"Bearer {key}", "content-type": "application/x-ndjson"}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_WITHIN_S, trust_env=False)
 
@@ -159,8 +179,9 @@ class Timers:
             with self._connection.transaction():
                 locked = self._connection.execute(LOCK).fetchone()
                 if locked is None or not locked[0]:
+                    self._look_at_all()  # Who knows what whoever sends them leaves behind.
                     return False
-                due = [Due(*row) for row in self._connection.execute(DUE, (MOST_A_TURN,))]
+                due, looked = self._due(self._connection)
                 full = False
                 not_sent: NotSent | None = None
                 for (zone, target), group in groupby(due, lambda each: (each.zone, each.target)):
@@ -168,15 +189,32 @@ class Timers:
                         fates = self._issue(target, list(group))
                     except NotSent as error:  # The others need not wait for this zone.
                         not_sent = error
+                        looked.pop(zone, None)
                         continue
                     self._record(zone, fates)
                     full = full or len(fates) == MOST_A_TURN
+                for zone, number in Counter(each.zone for each in due).items():
+                    if number == MOST_A_TURN:  # There may be more, up to the same time.
+                        looked.pop(zone, None)
+            self._looked = looked
             if not_sent is not None:
                 raise not_sent
             return full
         except psycopg.Error:
+            self._look_at_all()
             self._close()
             raise
+
+    def _due(self, connection: psycopg.Connection[Any]) -> tuple[list[Due], dict[str, datetime]]:
+        """What is due and was not looked at before, and how far that goes in each zone."""
+        if time.monotonic() >= self._all_at:
+            self._looked, self._all_at = {}, time.monotonic() + LOOK_AT_ALL_EVERY_S
+        looked = dict(connection.execute(LOOKED).fetchall())
+        known = list(self._looked), list(self._looked.values())
+        return [Due(*row) for row in connection.execute(DUE, (*known, MOST_A_TURN))], looked
+
+    def _look_at_all(self, within_s: float = 0.0) -> None:
+        self._all_at = min(self._all_at, time.monotonic() + within_s)
 
     def _issue(self, target: str, timers: Sequence[Due]) -> list[Fate]:
         """Send commands to a zone. No time is named: in a zone with a manual clock it is then the zone's own."""
@@ -205,6 +243,8 @@ class Timers:
     def _record(self, zone: str, fates: Sequence[Fate]) -> None:
         if fates:
             assert self._connection is not None
+            pauses = [fate.pause_s for fate in fates if not fate.accepted]
+            self._look_at_all(min(pauses, default=LOOK_AT_ALL_EVERY_S))
             self._connection.execute(RECORD, (*map(list, zip(*fates, strict=True)), zone))
 
     def _close(self) -> None:

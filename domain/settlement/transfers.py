@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from domain._ed25519 import HEX_SIGNATURE, is_sound_key
 from domain._kernel import (
     FOG,
     Amount,
@@ -68,8 +69,6 @@ P = Parameters()
 TIMED_OUT = "timed-out"
 """The reason of a refund after a refusal."""
 ZONE_NAME = re.compile(r"(?!fates\Z)[a-z0-9][a-z0-9._-]{0,62}\Z")
-HEX_KEY = re.compile(r"[0-9a-f]{64}\Z")
-HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}\Z")
 
 # Events: stored for ever. Add fields with defaults; never rename, never remove.
 
@@ -412,7 +411,7 @@ class PeerNameIsMalformed(Rejected):
 
 
 class PeerKeyIsMalformed(Rejected):
-    """A peer's key is an Ed25519 public key of 64 hex digits."""
+    """A peer's key is an Ed25519 public key of 64 hex digits, and none of the points that any signature fits."""
 
 
 class PeerIsSuspended(Rejected):
@@ -550,7 +549,7 @@ def rotate_peer_key(command: RotatePeerKey, issued: Issued, read: Read) -> Decis
 
 def _key(text: str) -> str:
     key = text.lower()
-    if not HEX_KEY.match(key):
+    if not is_sound_key(key):
         raise PeerKeyIsMalformed()
     return key
 

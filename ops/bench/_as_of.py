@@ -18,12 +18,12 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from commands._log import connection_options
 from ops.bench._figures import Figures
 from ops.bench._measure import quantile
 from ops.bench._requests import wallet
 from ops.bench._stage import Stage, found_zone, grow
 from ops.settings import APP_ROLE
+from ops.waits import connection_options
 from projections._engine import all_projections
 from projections._rebuild import rebuild
 from queries._as_of import resolve

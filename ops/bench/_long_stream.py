@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from commands._deciding import Command
-from commands._log import EVENTS_OF_STREAMS, SNAPSHOT_EVERY, SNAPSHOTS, LogUnavailable, PostgresLog
+from commands._log import EVENTS_OF_STREAMS, PAGE, SNAPSHOT_EVERY, SNAPSHOTS, LogUnavailable, PostgresLog
 from domain.ledger import accounts
 from ops.bench._databases import drop, pages, stage_in
 from ops.bench._figures import Figures
@@ -100,7 +100,7 @@ async def _loaded(stage: Stage, figures: Figures, names: dict[str, str]) -> None
             head = connection.execute("SELECT position FROM heads WHERE zone = %s", (ZONE,)).fetchone()
             assert row is not None
             assert head is not None
-            read = pages(connection, EVENTS_OF_STREAMS, ([name], [row[0]], ZONE, head[0]))
+            read = pages(connection, EVENTS_OF_STREAMS, ([name], [row[0]], ZONE, head[0], PAGE, PAGE))
             figures.put_growth("stream_load_pages", label, read)
 
 

@@ -98,7 +98,9 @@ def _sweeps(stage: Stage, figures: Figures, stages: dict[int, Stage]) -> None:
     for count, own in stages.items():
         figures.put_growth("timers_sweep_ms", str(count), statistics.median(took[count]))
         with own.connect() as connection:
-            figures.put_growth("timers_sweep_pages", str(count), pages(connection, DUE, (MOST_A_TURN,)))
+            figures.put_growth(
+                "timers_sweep_pages", str(count), pages(connection, DUE, ([], [], MOST_A_TURN))
+            )
     for name in ("timers_sweep_ms", "timers_sweep_pages"):
         none, many = figures.growth[name].values()
         figures.growth_ratios[name] = round(many / none, 3)

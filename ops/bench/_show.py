@@ -26,8 +26,6 @@ def show(figures: Figures, console: Console) -> None:
         _draw(table, console)
     orders.pop("", None)
     _draw(Table("Order", [ORDER, "of"], [[order, "; ".join(of)] for order, of in orders.items()]), console)
-    if figures.hashing:
-        console.print("Leaf hashes, CPU us of a command and their share:", figures.hashing)
     console.print("Conditions:", figures.conditions)
 
 

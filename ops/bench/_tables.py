@@ -49,7 +49,8 @@ class Table:
 
 def tables(figures: Figures) -> list[Table]:
     """Those that the run has something for."""
-    makers: tuple[Callable[[Figures], Table], ...] = (_goals, _sides, _commands, _lag, _growth, _ratios)
+    makers: tuple[Callable[[Figures], Table], ...]
+    makers = (_goals, _sides, _commands, _lag, _hashing, _growth, _ratios)
     return [table for make in makers if (table := make(figures)).rows]
 
 
@@ -147,6 +148,16 @@ def _lag(figures: Figures) -> Table:
         lags["timers after their time, meanwhile"] = figures["timers_late_ms"]
     for name, lag in lags.items():
         table.rows.append([name, *(_ms(lag[part]) for part in ("p50", "p99", "p999", "max"))])
+    return table
+
+
+def _hashing(figures: Figures) -> Table:
+    """What leaf hashes are of a command's CPU time."""
+    table = Table("Leaf hashes of a transfer", ["CPU", ""])
+    for name, value in figures["hashing"].items():
+        what, _, unit = name.rpartition("_")
+        cells = [what, f"{value:.1f} us"] if unit == "us" else [name.replace("_", " "), f"{value:.1%}"]
+        table.rows.append(cells)
     return table
 
 

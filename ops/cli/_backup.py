@@ -27,6 +27,7 @@ def backup(
 
     with installation(home) as (owner_url, _), progress("Backing up") as tick:
         manifest = back_up(owner_url, folder, tick)
+        record_as_owner(owner_url, "backup", folder=str(folder))
     zones = ", ".join(f"{zone.zone} at {zone.position}" for zone in manifest.zones) or "no zones"
     text = f"{folder} holds {zones}: {manifest.dump_bytes} bytes."
     answer({"folder": str(folder)} | manifest.shown(), as_json, text)
@@ -58,6 +59,7 @@ def restore(
             secret=secret_at_hand(home),
             free_bytes=free_bytes,
         )
+        record_as_owner(owner_url, "restore", folder=str(folder), verified=restored.verified)
     zones = ", ".join(f"{zone.zone} at {zone.position}" for zone in restored.manifest.zones) or "no zones"
     lines = [f"Restored: {zones}, as of {restored.manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC."]
     lines += [f"not proven: {what}" for what in restored.unproven]
@@ -87,6 +89,18 @@ def installation(home: Path | None) -> Iterator[tuple[str, int | None]]:
     else:
         with start_servers(folder) as servers:
             yield servers.superuser_url, shutil.disk_usage(folder).free
+
+
+def record_as_owner(owner_url: str, act: str, **facts: Any) -> None:
+    """Write an administrative act into the access log, where the database's schema has come as far as to have one."""
+    import psycopg
+
+    from ops.access import administered
+
+    with psycopg.connect(owner_url, autocommit=True, connect_timeout=5) as owner:
+        row = owner.execute("SELECT to_regclass('public.access_log')").fetchone()
+        if row is not None and row[0] is not None:
+            administered(owner, act, **facts)
 
 
 def secret_at_hand(home: Path | None) -> Any:

@@ -62,6 +62,14 @@ def connect(home: Path | None, *, bounded: bool = True) -> Any:
     return connect(find_target(home).database_url, "fogbook cli", bounded=bounded)
 
 
+def record(home: Path | None, act: str, zone: str = "", **facts: Any) -> None:
+    """Write an administrative act into the access log."""
+    from ops.access import administered
+
+    with connect(home) as connection:
+        administered(connection, act, zone=zone, **facts)
+
+
 def zone_exists(home: Path | None, zone: str) -> None:
     with connect(home) as connection:
         if connection.execute("SELECT 1 FROM heads WHERE zone = %s", (zone,)).fetchone() is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ops.cli._common import Home, Json, Zone, answer, connect, fail, print_json, zone_exists
+from ops.cli._common import Home, Json, Zone, answer, connect, fail, print_json, record, zone_exists
 
 
 def status(home: Home = None, as_json: Json = False) -> None:
@@ -43,5 +43,6 @@ def rebuild(
             positions[name] = run_rebuild(lambda: connect(home, bounded=False), zone, known[name], tick)
         with connect(home, bounded=False) as connection:
             sweep(connection, zone, known[name])
+    record(home, "rebuild", zone, positions=positions)
     said = "\n".join(f"{name} is rebuilt, at position {position}." for name, position in positions.items())
     answer({"zone": zone, "positions": positions}, as_json, said)

@@ -55,35 +55,37 @@ def serve(
     """Serve the command API, the query API or both, in one process."""
     import uvicorn
 
-    from ops.protocol import Protocol
+    from ops.protocol import IDLE_S, Server, allow_connections, protocol_of
     from ops.settings import Settings
 
     use_environment_of(home)
     settings = Settings()
     check_served(settings)
     factories = {
-        Side.commands: "commands.api:app",
-        Side.queries: "queries.api:app",
+        Side.commands: "commands.api:make_app",
+        Side.queries: "queries.api:make_app",
         Side.all: "ops.app:make_app",
     }
     config = uvicorn.Config(
         factories[side],
-        factory=side is Side.all,
+        factory=True,
         host=host or settings.host,
         port=settings.port if port is None else port,
         loop="uvloop",
-        http=Protocol,
+        http=protocol_of(settings),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # Nothing here asks for the client's address.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         backlog=2048,
-        timeout_keep_alive=75,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=3,
     )
-    server = uvicorn.Server(config)
+    allow_connections(settings.most_connections)
+    server = Server(config)
     server.run([socket.socket(fileno=fd)] if fd is not None else None)
     if not server.started:
         fail("The API could not start; the log above says why.")
@@ -101,8 +103,8 @@ def work(home: Home = None, as_json: Json = False) -> None:
 def migrate(home: Home = None, as_json: Json = False) -> None:
     """Bring the database up to date; FOGBOOK_MIGRATE_DATABASE_URL names it as its owner."""
     from ops.home import find_target
-    from ops.migrate import UnsafeDatabase
     from ops.migrate import migrate as run_migrations
+    from ops.safety import UnsafeDatabase
 
     try:
         run_migrations(find_target(home).superuser_url)
@@ -137,5 +139,9 @@ def check_served(settings: Any) -> None:
     """Say in one sentence what would otherwise be a trace of the server's start-up."""
     import psycopg
 
+    from ops.production import check_production
+
     assert len(settings.pepper_bytes) >= 16
     psycopg.connect(settings.database_url, connect_timeout=5).close()
+    if settings.production:
+        check_production(settings)

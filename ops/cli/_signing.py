@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ops.cli._common import Home, Json, Zone, answer, connect, print_rows, use_environment_of, zone_exists
+from ops.cli._common import (
+    Home,
+    Json,
+    Zone,
+    answer,
+    connect,
+    print_rows,
+    record,
+    use_environment_of,
+    zone_exists,
+)
+from ops.waits import Connection
 
 NICENESS = 10
 
@@ -36,6 +47,7 @@ def rotate_key(zone: Zone = "main", home: Home = None, as_json: Json = False) ->
     with connect_as_signer(home) as connection:
         serial = rotate(connection, pepper, origin, zone, keeper)
         checkpoint_now(connection, pepper, origin, zone, keeper)
+    record(home, "keys signing rotate", zone, serial=serial)
     answer({"zone": zone, "serial": serial}, as_json, f"Key {serial} of zone {zone} signs from now on.")
 
 
@@ -53,6 +65,7 @@ def retire_key(
     pepper, origin = secret_and_origin(home)
     with connect_as_owner(home) as owner:
         retire(owner, zone, serial)
+    record(home, "keys signing retire", zone, serial=serial)
     with connect_as_signer(home) as connection:
         checkpoint_now(connection, pepper, origin, zone, keeper_of(home))
     answer({"zone": zone, "serial": serial}, as_json, f"Key {serial} of zone {zone} is retired.")
@@ -70,6 +83,7 @@ def add_witness(
 
     with connect_as_owner(home) as owner:
         accept(owner, name, vkey)
+    record(home, "keys witness add", name=name, verifier_key=vkey)
     answer({"name": name, "verifier_key": vkey}, as_json, f"Cosignatures of {name} are accepted.")
 
 
@@ -93,6 +107,7 @@ def remove_witness(
 
     with connect_as_owner(home) as owner:
         remove(owner, name)
+    record(home, "keys witness remove", name=name)
     answer({"name": name, "removed": True}, as_json, f"The witness {name} is removed.")
 
 
@@ -121,6 +136,7 @@ def checkpoint(
     if begin_anew:
         with connect_as_owner(home) as owner:
             begin(owner, *secret, zone, keeper)
+        record(home, "checkpoint --begin-anew", zone)
     with connect_as_signer(home) as connection:
         signed = checkpoint_now(connection, *secret, zone, keeper)
     if out is not None:
@@ -181,9 +197,8 @@ def connect_as_signer(home: Path | None) -> Any:
 
 def connect_as_owner(home: Path | None) -> Any:
     """The database's owner may do what the role that Fogbook works in may not."""
-    import psycopg
 
     from ops.home import find_target
 
     url = find_target(home).superuser_url
-    return psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="fogbook cli")
+    return Connection.connect(url, autocommit=True, wait_s=None, application_name="fogbook cli")

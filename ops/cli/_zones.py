@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ops.cli._common import Home, Json, answer, connect, print_rows, time
+from ops.cli._common import Home, Json, answer, connect, print_rows, record, time
 
 zones = typer.Typer(no_args_is_help=True, help="Zones: each is one economy with one log.")
 
@@ -27,6 +27,8 @@ def create_zone(
 
     clock = "manual" if manual_clock else "real"
     new = ensure_zone(find_target(home).database_url, name, clock, time(starts_at) if starts_at else None)
+    if new:
+        record(home, "zones create", name, clock=clock)
     said = f"Zone {name} is made." if new else f"Zone {name} exists."
     answer({"zone": name, "clock": clock, "created": new}, as_json, said)
 

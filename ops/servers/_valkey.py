@@ -24,11 +24,12 @@ _SETTINGS = {
     "pidfile": "valkey.pid",
 }
 
-# What the broker and the wake-ups use (workers/_broker.py), Dramatiq's script included, and keys of no other name. The
-# commands that look at, empty or stop a server are not among them.
+# What the broker and the wake-ups use (workers/_broker.py), Dramatiq's script included, and rates (ops/leases.py), on
+# keys of no other name. The commands that look at, empty or stop a server are not among them.
 _RIGHTS = (
     "~fogbook* -@all +hello +ping +select +evalsha +eval +script|load +set +get +del +hset +hget +hmget +hdel +hlen"
     " +hexists +hkeys +lpop +rpush +llen +lrange +sadd +srem +scard +smembers +zadd +zrem +zcard +zrangebyscore +keys"
+    " +time"
 )
 
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from projections._engine import Record, Rows, fold, keys_of
-from projections._follower import CAREFUL_LIMIT_S
+from projections._quarantine import CAREFUL_LIMIT_S
 
 QUARANTINED = """
 SELECT position, stream, error FROM quarantine

@@ -23,6 +23,7 @@ from commands._codec import (
 )
 from ops.verify._found import Found
 from ops.verify._packets import check_packets
+from ops.verify._signed import Brought, Commands, check_signed
 from ops.verify._spans import (
     END,
     Fate,
@@ -73,7 +74,7 @@ def walk(connection: psycopg.Connection[Any], zone: str, span: Span) -> Walked:
 
 
 Moved = tuple[int, Place, Kind, Any]
-"""Position, stream, type and event, of one that moves value or that another zone's signature stands behind."""
+"""Position, stream, type and event, of one that moves value, or that a signature stands behind."""
 
 
 class Walk:
@@ -91,6 +92,7 @@ class Walk:
         """Whether this is another application's zone: it has no commands, and each event stands alone."""
         self._packets: list[tuple[int, str, Any, bytes]] = []
         """Events that a signature of another zone stands behind: position, stream, event, and its request."""
+        self._commands = Commands()
 
     def run(self) -> Walked:
         fates = list(self._read_fates())
@@ -100,6 +102,7 @@ class Walk:
         for fate in self._fates.values():
             self._of(fate, f"the {fate.events} events of command {fate.number} are not in the log")
         check_packets(self._connection, self._zone, self._packets, self._found)
+        check_signed(self._connection, self._zone, self._commands, self._found)
         self._walked.sums = {
             (place.name, asset): (line[0], line[1], line[2])
             for place in self._places.values()
@@ -244,9 +247,17 @@ class Walk:
         )
         if answer + b"".join(shown) != fate.answer:
             self._of(fate, f"the answer of command {fate.number} does not hold its events' bytes")
+        first = position - meta.n + 1
+        is_signed = False
         for at_position, place, kind, event in mine:
             if kind.is_proven:
                 self._packets.append((at_position, place.name, event, fate.request))
+            elif kind.is_signature:
+                is_signed = True
+                said = (event, meta.by, meta.name, at + POSTGRES_EPOCH_US, fate.request)
+                self._commands.signed.append(Brought(at_position, first, place.name, place.version, *said))
+        if not is_signed:
+            self._commands.unsigned[meta.by].append((first, meta.name))
 
     def _fate(self, command: str) -> Fate | None:
         try:

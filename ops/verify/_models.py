@@ -16,7 +16,8 @@ from ops.verify._found import Found
 from projections._attestations import READ_MODEL
 from projections._digest import MODULUS, expand, find, recompute, row_bytes, shown, stored_rows
 from projections._engine import HandlerFailed, Projection, Record, Rows, all_projections, fold, keys_of
-from projections._follower import CAREFUL_LIMIT_S, FOLD_LIMIT_S, RAISED
+from projections._follower import FOLD_LIMIT_S
+from projections._quarantine import CAREFUL_LIMIT_S, DIED, HUNG, RAISED
 from projections._rebuild import history, paused_collector
 from projections._tables import Row, Table, table_of
 from projections._watchdog import HandlerHung, watchdog
@@ -220,7 +221,7 @@ class _Check:
             if stored is None:
                 what = "it is not set aside, although an earlier event of its stream is"
                 self._aside_differs(what, record.position)
-            marks = True
+            marks = stored is None or not stored.error.startswith((HUNG, DIED))
         else:
             assert stored is not None, "nothing else leads here"
             ended, marks = attempt(rows, record), stored.error.startswith(RAISED)

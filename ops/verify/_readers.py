@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from ops import waits
 from ops.home import Refused
 
 R = TypeVar("R")
@@ -102,7 +103,7 @@ def _join(url: str, snapshot: str) -> None:
     """Begin a transaction that sees what the first one sees; it lasts as long as the process."""
     global _joined
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Whoever presses Ctrl-C means the process that began.
-    _joined = psycopg.connect(url)
+    _joined = waits.Connection.connect(url, wait_s=None)
     _joined.execute(ONE_MOMENT)
     _joined.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
     _joined.execute(FOR_LONG)

@@ -13,6 +13,7 @@ import psycopg
 from commands._codec import encode_json, event_decoder, stored_types
 from ops.verify._found import Found
 from ops.verify._packets import PROVEN
+from ops.verify._signed import SIGNED
 
 CHUNK = 16_384
 """Events of a span, at least."""
@@ -39,6 +40,7 @@ class Span(NamedTuple):
 
 class Meta(msgspec.Struct, gc=False):
     command: str = ""
+    name: str = ""
     principal: str = ""
     by: str = ""
     i: int = 0
@@ -132,7 +134,7 @@ class Place:
 class Kind:
     """A type of event."""
 
-    __slots__ = ("decode", "has_posting", "is_proven", "matters", "name", "prefix", "shown")
+    __slots__ = ("decode", "has_posting", "is_proven", "is_signature", "matters", "name", "prefix", "shown")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -141,4 +143,5 @@ class Kind:
         self.decode: Callable[[bytes], Any] | None = event_decoder(self.name)
         self.has_posting = hasattr(stored_types().get(self.name), "posting")
         self.is_proven = self.name in PROVEN
-        self.matters = self.has_posting or self.is_proven
+        self.is_signature = self.name == SIGNED
+        self.matters = self.has_posting or self.is_proven or self.is_signature

@@ -52,14 +52,13 @@ async def ask(
     path: str,
     query: Mapping[str, str | list[str]],
     headers: Mapping[str, str],
-    method: str = "GET",
-    body: bytes = b"",
+    client: tuple[str, int] | None = None,
 ) -> Answered:
-    """One request to a route of `app`, without a network in between."""
+    """GET a path of `app`, without a network in between. `client` is the address that the reader is at."""
     sent: list[Message] = []
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -68,14 +67,14 @@ async def ask(
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": method,
+        "method": "GET",
         "scheme": "http",
         "path": path,
         "raw_path": quote(path).encode(),
         "root_path": "",
         "query_string": urlencode(query, doseq=True).encode(),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
-        "client": None,
+        "client": client,
         "server": None,
         "state": {},
     }

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -51,6 +51,17 @@ class SignedOut(Exception):
     """There is no session, or its key is good no longer."""
 
 
+class Origin(NamedTuple):
+    """Where a reader is, and by which name he came: what is asked for him comes from there."""
+
+    host: str
+    client: tuple[str, int] | None
+
+    @classmethod
+    def of(cls, request: Request) -> Origin:
+        return cls(request.headers.get("host", ""), request.scope.get("client"))
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """Somebody who is signed in, and the zone and moment that he looks at."""
@@ -58,6 +69,7 @@ class Reader:
     session: Session
     caller: Caller
     view: View
+    origin: Origin
 
     @property
     def eyes(self) -> str:
@@ -93,25 +105,25 @@ class Console:
             raise SignedOut from None
         zone = request.query_params.get("zone") or _first_zone(caller)
         view = View(zone, request.query_params.get("as_of", ""), caller.principal, caller.role)
-        return Reader(session, caller, View(*view_with(view, await self._scales(session, view))))
+        reader = Reader(session, caller, view, Origin.of(request))
+        return replace(reader, view=replace(view, scales=await self._scales(reader)))
 
-    async def _scales(self, session: Session, view: View) -> dict[str, int]:
-        answered = await self.ask(session, view, "/queries/ledger/assets", {"limit": "500"}, now=True)
+    async def _scales(self, reader: Reader) -> dict[str, int]:
+        answered = await self.ask(reader, "/queries/ledger/assets", {"limit": "500"}, now=True)
         return {item["asset"]: item["scale"] for item in answered.value["items"]} if answered.ok else {}
 
     async def ask(
-        self,
-        session: Session,
-        view: View,
-        path: str,
-        query: Mapping[str, str | list[str]],
-        now: bool = False,
-        **more: str,
+        self, reader: Reader, path: str, query: Mapping[str, str | list[str]], now: bool = False
     ) -> Answered:
         """A query as of the reader's moment, with his key."""
+        view = reader.view
         moment = {"as_of": view.as_of} if view.as_of and not now else {}
-        headers = {"authorization": session.authorization, "fogbook-zone": view.zone} | more
-        return await ask(self._app, path, {**query, **moment}, headers)
+        headers = {
+            "authorization": reader.session.authorization,
+            "fogbook-zone": view.zone,
+            "host": reader.origin.host,
+        }
+        return await ask(self._app, path, {**query, **moment}, headers, reader.origin.client)
 
     # Pages
 
@@ -129,7 +141,7 @@ class Console:
         given = {name: request.query_params[name] for name in shown.asked if name in request.query_params}
 
         async def asked(path: str, **query: str | list[str]) -> Answered:
-            return await self.ask(reader.session, reader.view, path, query, now=True)
+            return await self.ask(reader, path, query, now=True)
 
         values = await shown.build(asked, given, reader.view)
         return html(request, render(shown.template, reader.view, page=shown, given=given, **values))
@@ -152,9 +164,7 @@ class Console:
             for name, value in query.items()
             if name in {*panel.asked, *panel.filters, "after", "limit"}
         }
-        answered = await self.ask(
-            reader.session, reader.view, panel.path, {"limit": str(panel.limit)} | panel.fixed | wanted
-        )
+        answered = await self.ask(reader, panel.path, {"limit": str(panel.limit)} | panel.fixed | wanted)
         items = answered.value["items"] if answered.ok else []
         text = render(
             panel.template,
@@ -196,7 +206,7 @@ class Console:
         rows: list[dict[str, Any]] = []
         query = panel.fixed | given | {"limit": str(EXPORT_PAGE)}
         while True:
-            answered = await self.ask(reader.session, reader.view, panel.path, query)
+            answered = await self.ask(reader, panel.path, query)
             if not answered.ok:
                 raise Problem(answered.status, "not-exported", answered.detail)
             rows += answered.value["items"]
@@ -263,9 +273,7 @@ class Console:
         form = await _form(request)
         key, then = form.get("key", "").strip(), _inside(form.get("then"))
         try:
-            if len(key) > MOST_KEY:
-                raise Problem(401, "unauthenticated", "The key is too long.")
-            await self._api.access.caller(f"Bearer {key}")
+            await self._check(Origin.of(request), key)
         except Problem as problem:
             return html(
                 request,
@@ -276,16 +284,21 @@ class Console:
         self._sessions.begin(response, key, request.url.scheme == "https")
         return response
 
+    async def _check(self, origin: Origin, key: str) -> None:
+        """A key is tried as any request tries it, so wrong ones are counted and recorded. Raises Problem."""
+        if not key.isascii() or not key.isprintable() or len(key) > MOST_KEY:
+            raise Problem(401, "unauthenticated", "This is no key.")
+        headers = {"authorization": f"Bearer {key}", "host": origin.host}
+        answered = await ask(self._app, "/queries/ledger/assets", {"limit": "1"}, headers, origin.client)
+        if answered.status in (401, 421, 429, 503):
+            raise Problem(answered.status, "not-signed-in", answered.detail)
+
     async def sign_out(self, request: Request) -> Response:
         if not comes_from_here(request):
             raise Problem(403, "sent-from-elsewhere", "Forms are taken from the console's own pages only.")
         response = RedirectResponse("/console/sign-in", 303, HEADERS)
         self._sessions.end(response)
         return response
-
-
-def view_with(view: View, scales: dict[str, int]) -> tuple[Any, ...]:
-    return view.zone, view.as_of, view.principal, view.role, scales
 
 
 def _first_zone(caller: Caller) -> str:

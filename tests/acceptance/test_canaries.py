@@ -23,7 +23,7 @@ from commands._signatures import log_key, zone_key
 from tests.integration.test_up import Started, eventually, fogbook, started
 
 # Many processes, one after the other: much longer than usual where the machine is busy.
-pytestmark = [pytest.mark.xdist_group("up"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.xdist_group("canaries"), pytest.mark.timeout(900)]
 
 PERSONAL = {
     "a name": "Quetzal Xylophone-Ntombi",

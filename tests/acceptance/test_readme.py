@@ -8,11 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.running import ROOT, Running, running
-
-pytestmark = pytest.mark.xdist_group("up")
 
 
 def blocks_of(heading: str) -> list[str]:
@@ -45,11 +41,13 @@ def test_the_first_five_minutes_the_story_and_the_audit_work_to_the_letter(tmp_p
     minutes = blocks_of("The first five minutes")
     story = blocks_of("A story of the whole economy")
     audit = blocks_of("The auditor, who trusts nobody")
+    signed = blocks_of("Signed by its owner")
     with running(tmp_path / "fog home") as up:
-        parts = played(up, minutes + story + audit)
+        parts = played(up, minutes + story + audit + signed)
     _five_minutes(parts[: len(minutes)])
-    _story(parts[len(minutes) : -len(audit)])
-    _audit(parts[-len(audit) :])
+    _story(parts[len(minutes) : len(minutes + story)])
+    _audit(parts[len(minutes + story) : -1])
+    _signed(parts[-1])
 
 
 def _five_minutes(parts: list[list[Any]]) -> None:
@@ -111,3 +109,10 @@ def _audit(parts: list[list[Any]]) -> None:
     ]
     assert row["versions"][0]["changes"] == {"posted": {"was": "3000000", "is": "2750000"}}
     assert event["cause"]["command"]["command_id"] == command["command_id"]
+
+
+def _signed(part: list[Any]) -> None:
+    registered, paid, verified = part[0], part[1], part[2:]
+    assert [event["type"] for event in registered["events"]] == ["SigningKeyRegistered"]
+    assert [event["type"] for event in paid["events"]] == ["CommandSigned", "Debited", "Credited"]
+    assert any(str(line).startswith("All is well") for line in verified)

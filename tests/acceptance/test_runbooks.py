@@ -15,7 +15,7 @@ import pytest
 from tests.integration.test_up import ROOT, Started, environment, eventually, fogbook, started
 
 # Many processes, one after the other: much longer than usual where the machine is busy.
-pytestmark = [pytest.mark.xdist_group("up"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.xdist_group("runbooks"), pytest.mark.timeout(900)]
 
 RUNBOOKS = ROOT / "ops" / "runbooks"
 SECTIONS = ("**Symptom.**", "**Safe meanwhile.**", "**Do", "**Over**")

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 import psycopg
-import pytest
 
 import queries.api  # noqa: F401 - all queries register themselves
 from ops.pool import connect
@@ -23,8 +22,6 @@ from ops.simulate._api import Pace
 from ops.simulate._dues import Dues
 from queries._http import QUERIES
 from tests.running import ROOT, Running, running
-
-pytestmark = pytest.mark.xdist_group("up")
 
 VILLAGE = ("--days", "2", "--devices", "20", "--seed", "1")
 IMPORTANT = {

@@ -318,7 +318,7 @@ STRANGERS: list[tuple[str, dict[str, Any], str, str]] = [
     ("begin-unbonding", {"validator": "v1", "amount": "1"}, "", "position"),
     ("redelegate", {"source": "v1", "target": "v2", "amount": "1"}, "", "position"),
     ("cancel-unbonding", {"validator": "v1", "entry": "@entry"}, "entry", "entry"),
-    ("complete-unbonding", {"validator": "v1", "entry": "@entry"}, "", "entry"),
+    ("complete-unbonding", {"validator": "v1", "entry": "@entry"}, "entry", "entry"),
     ("expire-lock", {"validator": "v1", "delegator": "ana", "lot": "@lot"}, "lot", "position"),
     ("claim-rewards", {"validator": "v1", "delegator": "ana"}, "delegator", "position"),
     ("set-auto-compound", {"validator": "v1", "enabled": True}, "", "position"),
@@ -410,7 +410,7 @@ OPERATORS = names("""
     ledger/distribute-rewards staking/allocate-rewards staking/slash staking/jail staking/decide-appeal
     harvest/decide-contribution marketplace/set-lane-bounds settlement/open-window settlement/abort-window
     settlement/resolve-dispute settlement/register-peer settlement/rotate-peer-key settlement/suspend-peer
-    settlement/resume-peer platform/advance-clock
+    settlement/resume-peer platform/advance-clock approvals/set-limit approvals/approve approvals/reject
 """)
 """Minting, reversal, slashing, windows, deciding disputes, and what the zone itself is."""
 SYSTEMS = names("""
@@ -1321,7 +1321,8 @@ async def test_staking_again_while_unbonding_loses_no_entry(t: Town) -> None:
     too_early = {"validator": "v1", "entry": second["command_id"]}
     await t.refuses("ana", "complete-unbonding", too_early, "unbonding-has-not-matured")
     with t.nothing_changes():
-        await p.ana.ok("complete-unbonding", done)
+        await p.robot.ok("complete-unbonding", done)
+        await t.refuses("ana", "complete-unbonding", done, "entry-not-found")
         await t.refuses("ana", "cancel-unbonding", done, "entry-not-found")
     assert t.balance("wallet:ana") == FUNDS - 10_000 - 5_000 + 1_000
     await pools_add_up(t)
@@ -2676,7 +2677,7 @@ async def test_a_refund_after_a_dispute_pays_nothing_twice(t: Town) -> None:
         for who in ("ana", "ben", "robot"):
             await t.refuses(who, "resolve-dispute", fair, "role-not-allowed")
         acting = await p.admin.send("resolve-dispute", fair, fogbook_act_as="ana")
-        problem(acting, "arbiter-is-party")
+        problem(acting, "role-not-allowed")
         await t.refuses("admin", "resolve-dispute", fair | {"dispute": "q9"}, "dispute-not-found")
         await t.refuses(
             "cy", "open-dispute", {"dispute": "q9", "contract": "k1", "reason": ""}, "contract-not-found"

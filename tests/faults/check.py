@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -44,13 +45,18 @@ WHERE c.projection = 'timers' AND c.live AND t.due_at <= clock_timestamp() + int
 
 def check_log(world: World, acks: Acks) -> Counter[str]:
     """Hold the log against what was acknowledged and against both plain models; returns what was judged."""
-    with world.connect() as connection, connection.transaction():
+    return hold_against(world.connect, list(acks))
+
+
+def hold_against(connect: Callable[[], psycopg.Connection[Any]], acks: list[Ack]) -> Counter[str]:
+    """The same for any database."""
+    with connect() as connection, connection.transaction():
         # One moment of both tables: timers go on.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         fates = [Recorded(*row) for row in connection.execute(FATES, (ZONE,))]
         events = connection.execute(EVENTS, (ZONE,)).fetchall()
     check_order(fates, events)
-    check_acks(fates, list(acks))
+    check_acks(fates, acks)
     judge = Judge()
     wrong = [said for fate in fates if (said := judge.judge(fate))]
     assert wrong == [], wrong[:5]

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from tests.faults.ledger import Ack, Acks, digest_of
 from tests.faults.world import World
 
-PATIENCE_S = 25.0
-"""An API that says nothing for longer hangs: its own deadlines are 10 s for a command, 12 s for a statement."""
+PATIENCE_S = 12.0
+"""An API that says nothing for longer hangs: it gives the database 5 s, and nobody waits for it more than twice."""
 PAUSE_S = 0.02
 STARTS_WITHIN_S = 30.0
 

@@ -12,6 +12,12 @@ HOUR_S = 3_600.0
 YEAR_S = 365 * 24 * HOUR_S
 SHORT = ((-YEAR_S, "api"), (HOUR_S, "api"), (HOUR_S, "worker"), (-YEAR_S, "worker"))
 LONG = tuple((sign * size, who) for sign in (1, -1) for size in (HOUR_S, YEAR_S) for who in ("api", "worker"))
+ROUNDS = 20
+
+
+def one_round(stage: Stage) -> list[tuple[float, str]]:
+    jumps = LONG if stage.long else SHORT
+    return stage.rng.sample(jumps, len(jumps))
 
 
 @scenario(
@@ -22,10 +28,9 @@ LONG = tuple((sign * size, who) for sign in (1, -1) for size in (HOUR_S, YEAR_S)
 async def clocks(stage: Stage) -> None:
     """An API whose clock is ahead of PostgreSQL's says 503 until it is right again; one behind goes on."""
     world = stage.world
-    jumps = list(LONG if stage.long else SHORT)
-    stage.rng.shuffle(jumps)
+    jumps = [jump for _ in range(ROUNDS if stage.long else 1) for jump in one_round(stage)]
     async with stage.traffic.flowing():
-        for wrong_by_s, who in jumps:
+        for wrong_by_s, who in stage.while_time_lasts(jumps, len(LONG)):
             await stage.traffic.more(20)
             names = world.apis if who == "api" else stage.rng.sample(world.workers, 1)
             ahead = who == "api" and wrong_by_s > 0

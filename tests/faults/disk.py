@@ -16,6 +16,7 @@ from tests.faults.stage import SCENARIOS, Scenario, Stage, Turn, perform
 from tests.faults.world import world
 
 SIZE_MB = 320
+MOST_FULL = 10
 SMALL = {"max_wal_size": "64MB", "min_wal_size": "32MB", "shared_buffers": "32MB"}
 
 
@@ -41,7 +42,7 @@ def run(turn: Turn) -> Counter[str]:
     if reason := why_not():
         return Counter({f"passed over: {reason}": 1})
     with small_disk(turn.folder / "small disk") as disk, world(disk / "fog home", settings=SMALL) as made:
-        counts = perform(made, play, turn.seed, turn.long, turn.folder / "acks")
+        counts = perform(made, play, turn.seed, turn.long, turn.folder / "acks", turn.seconds)
         check_read_models(made)
     return counts
 
@@ -56,7 +57,7 @@ async def play(stage: Stage) -> None:
 
 async def play_until_full(stage: Stage, filler: Path) -> None:
     async with stage.traffic.flowing(people=12):
-        for _ in range(3 if stage.long else 1):
+        for _ in stage.while_time_lasts(range(MOST_FULL if stage.long else 1), 2):
             await stage.traffic.more(50)
             await stage.in_thread(fill, filler)
             stage.counts["disk full"] += 1

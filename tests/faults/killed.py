@@ -44,6 +44,9 @@ SHORT = (
     *("half of the answer arrived", "PostgreSQL said yes to nobody"),
 )
 
+ROUNDS = 20
+"""Most times that a long form comes by every point."""
+
 
 async def strike(stage: Stage, point: Point) -> None:
     """Kill at one point, and wait until commands are answered again."""
@@ -99,11 +102,13 @@ async def strike_at_random(stage: Stage) -> None:
 )
 async def killed(stage: Stage) -> None:
     """kill -9 at every named point and at random ones, under load."""
-    points = list(POINTS) if stage.long else [point for point in POINTS if point.name in SHORT]
-    stage.rng.shuffle(points)
+    points = [point for point in POINTS if stage.long or point.name in SHORT]
+    points = [
+        point for _ in range(ROUNDS if stage.long else 1) for point in stage.rng.sample(points, len(points))
+    ]
     async with stage.traffic.flowing(people=12):
         await stage.traffic.more(50)
-        for point in points:
+        for point in stage.while_time_lasts(points, len(SHORT)):
             await strike(stage, point)
             if stage.long:
                 await strike_at_random(stage)

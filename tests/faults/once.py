@@ -11,7 +11,7 @@ from tests.faults.proxy import Much, Proxy, Trap, Way, anything
 from tests.faults.stage import Stage, scenario
 from tests.faults.traffic import PEOPLE, wallet
 
-COMMANDS = 1_000
+LEAST_COMMANDS = 1_000
 COMMANDS_SHORT = 60
 MOST_COMMANDS = 10_000
 AT_ONCE = 10
@@ -28,13 +28,13 @@ async def once(stage: Stage) -> None:
     done = asyncio.Event()
     link = stage.world.links["client-api"]
     cutting = asyncio.create_task(cut(stage, link, done))
-    enough = COMMANDS if stage.long else COMMANDS_SHORT
-    numbers = iter(range(MOST_COMMANDS))
+    numbers = stage.while_time_lasts(range(MOST_COMMANDS), LEAST_COMMANDS)
 
     async def sender() -> None:
         for number in numbers:
-            if number >= enough and link.counts["cut links"]:
+            if not stage.long and number >= COMMANDS_SHORT and link.counts["cut links"]:
                 return
+            stage.counts["commands"] += 1
             await one(stage, f"{stage.traffic.name}-{number}", random.Random(f"{stage.rng.random()}"))
 
     try:

@@ -6,10 +6,10 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ops.servers import Servers
 from tests.faults.check import check_log, check_read_models, timers_settled
@@ -22,6 +22,7 @@ SHORT_PAUSE_S = 0.04
 """Between a person's commands in short forms, which have a machine to share."""
 
 Play = Callable[["Stage"], Coroutine[Any, Any, None]]
+T = TypeVar("T")
 
 
 def no_servers() -> Servers:
@@ -37,6 +38,12 @@ class Turn:
     seed: int
     long: bool
     servers: Callable[[], Servers] = no_servers
+    seconds: float = 0.0
+    """How long a long one shall take; it takes longer where its least needs that."""
+
+    def enough(self, each_s: float, least: int, most: int) -> int:
+        """How many rounds of so many seconds it has time for, within these bounds."""
+        return min(max(least, int(self.seconds / each_s)), most)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Scenario:
     provokes: tuple[str, ...]
     """Counts that no turn may leave at 0."""
     provokes_long: tuple[str, ...]
-    """The same for turns that may take their time."""
+    """The same for all long turns of a run together."""
     run: Callable[[Turn], Counter[str]]
     """One turn in a system of its own."""
     play: Play | None = None
@@ -69,6 +76,16 @@ class Stage:
     counts: Counter[str] = field(default_factory=Counter)
     slowest: dict[str, float] = field(default_factory=dict)
     """The longest time (s) that something took."""
+    ends_at: float = 0.0
+    """When a long turn shall begin nothing more (s, monotonic)."""
+
+    def while_time_lasts(self, items: Iterable[T], least: int) -> Iterator[T]:
+        """The first few of the items in any case, and the others for as long as the turn has time; short forms
+        have few items, and play them all."""
+        for number, item in enumerate(items):
+            if self.long and number >= least and time.monotonic() > self.ends_at:
+                return
+            yield item
 
     def took(self, what: str, seconds: float) -> None:
         self.slowest[what] = max(self.slowest.get(what, 0.0), seconds)
@@ -98,7 +115,7 @@ def scenario(
     def register(play: Play) -> Play:
         def run(turn: Turn) -> Counter[str]:
             with world(turn.folder / "fog home", **needs) as made:
-                counts = perform(made, play, turn.seed, turn.long, turn.folder / "acks")
+                counts = perform(made, play, turn.seed, turn.long, turn.folder / "acks", turn.seconds)
                 check_read_models(made)
             return counts
 
@@ -108,14 +125,16 @@ def scenario(
     return register
 
 
-def perform(made: World, play: Play, seed: int, long: bool, acks_path: Path) -> Counter[str]:
+def perform(
+    made: World, play: Play, seed: int, long: bool, acks_path: Path, seconds: float = 0.0
+) -> Counter[str]:
     """Play a scenario, heal the world, and hold the log against everything that was acknowledged in this world."""
     acks = Acks(acks_path)
     clients = Clients(made, acks)
     rng = random.Random(seed)
     name = f"{play.__name__}{time.monotonic_ns():x}"
     traffic = Traffic(clients, name, rng, pause_s=0.0 if long else SHORT_PAUSE_S)
-    stage = Stage(made, clients, traffic, rng, long)
+    stage = Stage(made, clients, traffic, rng, long, ends_at=time.monotonic() + seconds)
     before = _totals(made)
     try:
         asyncio.run(play(stage))
@@ -150,12 +169,12 @@ def _totals(made: World) -> Counter[str]:
 def take_turn(scenario: Scenario, turn: Turn) -> Counter[str]:
     counts = scenario.run(turn)
     say(scenario.name, turn.seed, counts)
-    check_loud(scenario, counts, turn.long)
+    check_loud(scenario, counts, False)
     return counts
 
 
 def check_loud(scenario: Scenario, counts: Counter[str], long: bool) -> None:
-    """A quiet run proves nothing, so it fails."""
+    """A quiet turn proves nothing, so it fails."""
     wanted = scenario.provokes + (scenario.provokes_long if long else ())
     quiet = [what for what in wanted if not counts[what]]
     assert quiet == [], f"{scenario.name}: {quiet} never happened"

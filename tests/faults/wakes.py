@@ -11,9 +11,11 @@ from tests.faults.servers import current
 from tests.faults.stage import Stage, scenario
 from workers._broker import QUEUE, flag_name, make_broker
 
-ROUNDS = 60
+ROUNDS = 1_000
+LEAST_ROUNDS = 60
 ROUNDS_SHORT = 12
 MOST_COPIES = 5
+DEATH_EVERY = 20
 
 
 @scenario(
@@ -24,13 +26,13 @@ MOST_COPIES = 5
 )
 async def wakes(stage: Stage) -> None:
     rounds = ROUNDS if stage.long else ROUNDS_SHORT
-    deaths = {rounds // 3, 2 * rounds // 3} if stage.long else {rounds // 2}
+    every = DEATH_EVERY if stage.long else ROUNDS_SHORT // 2 + 1
     meddler = Meddler(stage)
     async with stage.traffic.flowing():
-        for number in range(rounds):
+        for number in stage.while_time_lasts(range(rounds), LEAST_ROUNDS):
             await stage.traffic.more(5)
             await stage.in_thread(stage.rng.choice((meddler.add, meddler.lose, meddler.shuffle)))
-            if number in deaths:
+            if number % every == every - 1:
                 await stage.in_thread(stage.world.kill, stage.rng.choice(stage.world.workers))
             if number % 10 == 9:
                 await current(stage)

@@ -1,5 +1,5 @@
 """All kinds of harm; importing this registers them."""
 
-from tests.harms import events, fates, models, past, proofs, rewrites, snapshots
+from tests.harms import events, fates, models, past, proofs, rewrites, signed, snapshots
 
-__all__ = ["events", "fates", "models", "past", "proofs", "rewrites", "snapshots"]
+__all__ = ["events", "fates", "models", "past", "proofs", "rewrites", "signed", "snapshots"]

@@ -277,7 +277,8 @@ def served(database: Database, home: Path) -> Iterator[str]:
         "FOGBOOK_PEPPER": PEPPER,
         "FOGBOOK_HOME": str(home),
     }
-    argv = [sys.executable, "-m", "uvicorn", "queries.api:app", "--port", str(port), "--log-level", "warning"]
+    argv = [sys.executable, "-m", "uvicorn", "queries.api:app"]
+    argv += ["--port", str(port), "--log-level", "warning"]
     with subprocess.Popen(argv, env=env, cwd=SCRIPT.parent.parent) as server:
         try:
             url = f"http://127.0.0.1:{port}"

@@ -223,7 +223,9 @@ def test_an_older_schema_is_brought_up_to_date(lived: Database, empty: Database,
     execute(
         lived,
         "ALTER FUNCTION append_to_log SECURITY INVOKER; ALTER FUNCTION append_to_log RESET search_path;"
-        "DROP FUNCTION lock_head, add_head; UPDATE alembic_version SET version_num = '0004'",
+        "DROP FUNCTION lock_head, add_head; DROP TABLE access_log;"
+        "ALTER TABLE api_keys DROP COLUMN lineage, DROP COLUMN last_used_at;"
+        "UPDATE alembic_version SET version_num = '0004'",
     )
     assert back_up(lived.superuser_url, tmp_path / "old", quiet).schema == "0004"
     put_back(empty, tmp_path / "old", verified=False)

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.integration.test_up import Started, eventually, fogbook, started
-
-pytestmark = pytest.mark.xdist_group("up")
 
 CANARY = "Anastasia Quetzalcoatl of 4 Well Lane"
 

@@ -16,8 +16,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from ops.access import create_key
-from ops.keys import revoke_key
+from ops.access import create_key, revoke_key
 from ops.servers import Servers
 from ops.settings import Settings
 from ops.web import App

@@ -350,14 +350,24 @@ def test_a_projection_that_begins_again_begins_at_nothing(bench: Bench) -> None:
     assert bench.digest() == first
 
 
-def test_rows_without_a_digest_are_not_fed_but_rebuilt(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So are those that an older version left behind, which kept none."""
+@pytest.mark.parametrize(
+    "left_behind",
+    [
+        "DELETE FROM digests",
+        "UPDATE digests SET accumulator = decode(repeat('2a', 2048), 'hex'); UPDATE checkpoints SET code = '1.d1'",
+    ],
+    ids=["none", "one of another form"],
+)
+def test_rows_without_a_digest_are_not_fed_but_rebuilt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, left_behind: str
+) -> None:
+    """So are those that an older version left behind, which kept none, or longer ones."""
     monkeypatch.setattr("workers.sweep.all_projections", lambda: {"test": bench.projection})
     bench.pay("wallet:a", "wallet:b", 5)
     bench.follow()
     before = bench.digest()
     with bench.connect() as connection:
-        connection.execute("DELETE FROM digests")
+        connection.execute(left_behind)
     follower = Follower(bench.connect, "main")
     assert not follower.begin()
     follower.close()

@@ -73,6 +73,10 @@ def test_poison_is_set_aside_while_others_stay_current_and_a_repair_heals(system
     play(system, "poison")
 
 
+def test_honest_clients_do_not_notice_hundreds_of_slow_ones(system: World) -> None:
+    play(system, "slow")
+
+
 def test_after_all_of_it_read_models_equal_a_fresh_rebuild(system: World) -> None:
     check_read_models(system)
 

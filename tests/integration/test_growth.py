@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from projections._rebuild import rebuild
 from projections._timers import timers
 from tests.conftest import PEPPER, Database
 from tests.integration.test_bench import measured, positive
-from workers.timers import DUE, MOST_A_TURN
+from workers.timers import DUE, MOST_A_TURN, NotSent, Timers
 
 ZONE = "grown"
 PRINCIPALS = 10
@@ -116,7 +117,33 @@ def test_a_sweep_of_timers_looks_at_few_pages_however_many_are_open(database: Da
         ).fetchone()
         assert row is not None
         assert row[0] == 4_000
-        assert pages(connection, DUE, (MOST_A_TURN,)) < 30 < row[1] / 2
+        assert pages(connection, DUE, ([], [], MOST_A_TURN)) < 30 < row[1] / 2
+
+
+def test_timers_that_back_off_are_not_read_again_at_each_sweep(database: Database) -> None:
+    make_history(database.url, ZONE, held(2_000, PRINCIPALS))
+    rebuild(database.connect, ZONE, timers)
+    sweeper = Timers(database.connect, "http://127.0.0.1:9", "", b"", threading.Event())
+    with database.superuser() as connection:
+        connection.execute("UPDATE read.timers SET due_at = clock_timestamp() - interval '1 hour'")
+        connection.execute(
+            "INSERT INTO timer_fates (zone, timer, attempts, accepted, next_at)"
+            " SELECT zone, timer, 3, false, clock_timestamp() + interval '1 hour' FROM read.timers"
+        )
+        connection.execute("VACUUM (ANALYZE)")
+    assert not sweeper.turn()
+    with database.connect() as connection:
+        behind = ([ZONE], [sweeper._looked[ZONE]], MOST_A_TURN)
+        assert pages(connection, DUE, behind) < 20 < pages(connection, DUE, ([], [], MOST_A_TURN)) / 2
+    with database.superuser() as connection:
+        connection.execute(
+            "UPDATE timer_fates SET next_at = now() WHERE timer = (SELECT max(timer) FROM read.timers)"
+        )
+    assert not sweeper.turn()
+    sweeper._look_at_all()
+    with pytest.raises(NotSent):
+        sweeper.turn()
+    sweeper._close()
 
 
 @pytest.mark.timeout(300)

@@ -337,10 +337,9 @@ def test_feeds_and_waiting_queries_end_when_the_server_is_told_to_stop(run: Any)
         signal.signal(signal.SIGTERM, before)
 
 
-def test_only_so_many_follow_at_a_time_and_those_who_leave_make_room(run: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(history, "MOST_FOLLOWERS", 1)
-
+def test_only_so_many_follow_at_a_time_and_those_who_leave_make_room(run: Any) -> None:
     async def scene(village: Economy) -> None:
+        village.app.limits.gates["live"].most = 1
         async with feed(village) as live:
             await live.event()
             response = await village.get("/history/events", headers={"accept": "text/event-stream"})

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import signal
 import time
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
-import pytest
 
 from ops.pool import connect
 from projections._engine import all_projections
 from projections._rebuild import rebuild
 from tests.digests import digest
-from tests.running import Running, running
+from tests.running import Running, kill_at_random, running, until
 
 POINTS = 20
 CLIENTS = 12
 WALLETS = 8
+ACKS_BETWEEN = 40
 RETRY = (httpx.TransportError, httpx.TimeoutException)
-
-pytestmark = pytest.mark.xdist_group("up")
 
 
 @dataclass
@@ -77,30 +73,7 @@ class Load:
             return
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(6_000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came to pass")
-
-
-async def kill_at_random(up: Running, load: Load, seeded: random.Random, points: int) -> dict[str, int]:
-    """Kill the API or the workers, whichever is due, at points that differ in every run of the seed."""
-    killed = {"api": 0, "worker": 0}
-    for point in range(points):
-        name = ("api", "worker")[point % 2]
-        before = len(load.acknowledged)
-        await asyncio.sleep(seeded.uniform(0.02, 0.3))
-        await until(lambda before=before: len(load.acknowledged) >= before + 5)
-        pid = up.pids()[name]
-        os.kill(pid, signal.SIGKILL)
-        killed[name] += 1
-        await until(lambda name=name, pid=pid: up.pids().get(name, pid) != pid)
-    return killed
-
-
-async def play(up: Running, seed: int, points: int) -> tuple[Load, dict[str, int]]:
+async def play(up: Running, seed: int, points: int) -> tuple[Load, Counter[str]]:
     load = Load(up, seed)
     async with httpx.AsyncClient(timeout=20) as http:
         for number in range(WALLETS):
@@ -108,7 +81,14 @@ async def play(up: Running, seed: int, points: int) -> tuple[Load, dict[str, int
             mint = {"to": f"wallet:w{number}", "amount": "2000", "reason": "start", "reference": "r"}
             await up.ok(http, "ledger/mint-tokens", mint)
         clients = [asyncio.create_task(load.client(http, number)) for number in range(CLIENTS)]
-        killed = await kill_at_random(up, load, random.Random(seed), points)
+        seeded = random.Random(seed)
+
+        async def pause() -> None:
+            before = len(load.acknowledged)
+            await asyncio.sleep(seeded.uniform(0.02, 0.3))
+            await until(lambda: len(load.acknowledged) >= before + ACKS_BETWEEN)
+
+        killed = await kill_at_random(up, {"api": points // 2, "worker": points // 2}, pause)
         load.stop.set()
         await asyncio.gather(*clients)
     return load, killed
@@ -153,7 +133,7 @@ def check(up: Running, load: Load) -> None:
             assert digest(connection, "main", projection) == live[name], name
 
 
-def report(load: Load, killed: dict[str, int]) -> None:
+def report(load: Load, killed: Counter[str]) -> None:
     """A quiet run proves nothing, so it fails."""
     print(
         f"seed {load.seed}: {len(load.acknowledged)} acknowledged, {killed} killed, {load.unanswered} unanswered,"

@@ -21,10 +21,11 @@ import pytest
 from commands._codec import EPOCH, event_encoder, event_leaf, zone_prefix
 from domain.ledger import Credited, Debited, WalletFrozen, WalletOpened
 from ops.migrate import migrate
-from projections import _follower, _rebuild
+from projections import _follower, _quarantine, _rebuild
 from projections._arrays import array_of
 from projections._engine import HandlerFailed, Projection, Record, Rows
-from projections._follower import MOST_ATTEMPTS, Follower
+from projections._follower import Follower
+from projections._quarantine import MOST_ATTEMPTS
 from projections._rebuild import rebuild, sweep
 from projections._schema import statements_of
 from projections._tables import Money, Row, table, table_of
@@ -178,7 +179,7 @@ def test_followers_at_once_count_each_event_once(bench: Bench) -> None:
             connection.execute("UPDATE checkpoints SET tenure = NULL")
         if follower.begin():
             for fed in follower._fed.values():
-                fed.careful_until = 0
+                fed.alone = False
             while not follower.caught_up(bench.position):
                 follower.advance()
         follower.close()
@@ -272,7 +273,67 @@ def test_poison_is_set_aside_with_its_stream_and_the_others_go_on(
     with bench.connect() as connection:
         row = connection.execute("SELECT attempts FROM quarantine WHERE position = 3").fetchone()
         assert row is not None
-        assert row[0] <= MOST_ATTEMPTS + 1
+        assert row[0] < MOST_ATTEMPTS
+
+
+@pytest.mark.parametrize("first", [raises, hangs])
+def test_further_events_of_a_stream_that_hang_hold_nobody_up(
+    bench: Bench, first: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_follower, "FOLD_LIMIT_S", 0.3)
+    for module in (_follower, _quarantine):
+        monkeypatch.setattr(module, "CAREFUL_LIMIT_S", 0.2)
+    for amount in (1, 666, 2, 777, 777, 3, 777):
+        bench.pay("wallet:bad", "wallet:b", amount)
+    for amount, behave in ((666, first), (777, hangs)):
+        poison(bench, behave, amount)
+    bench.follow()
+    found = bench.quarantined()
+    assert [position for position, _ in found] == [3, 5, 7, 9, 11, 13]
+    assert [error.startswith(("hung: ", "raised: ")) for _, error in found] == [True, False, *[True] * 4]
+    assert bench.totals()["wallet:bad"] == (-1, 1, True)
+    assert bench.totals()["wallet:b"][1] == 7
+    with bench.connect() as connection:
+        most = connection.execute("SELECT max(attempts) FROM quarantine").fetchone()
+        assert most is not None
+        assert most[0] < MOST_ATTEMPTS
+
+
+def test_a_handler_that_hangs_until_its_connection_is_lost_is_known_to_the_next_follower(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_follower, "FOLD_LIMIT_S", 1.2)
+    monkeypatch.setattr(_follower, "CAREFUL_LIMIT_S", 0.2)
+
+    def impatient() -> psycopg.Connection[Any]:
+        connection = bench.database.connect()
+        connection.execute("SET idle_in_transaction_session_timeout = 900")
+        return connection
+
+    monkeypatch.setattr(bench, "connect", impatient)
+    bench.pay("wallet:bad", "wallet:b", 666)
+    bench.pay("wallet:a", "wallet:b", 1)
+    poison(bench, hangs)
+    with pytest.raises(psycopg.OperationalError):
+        bench.follow()
+    bench.follow()
+    assert [position for position, _ in bench.quarantined()] == [1]
+    assert bench.totals()["wallet:a"] == (-1, 1, False)
+
+
+def test_a_worker_that_is_killed_by_chance_costs_its_successor_no_care(bench: Bench) -> None:
+    for _ in range(30):
+        bench.pay("wallet:a", "wallet:b", 1)
+    killed = Follower(bench.connect, "main")
+    assert killed.begin()
+    killed.close()
+    successor = Follower(bench.connect, "main")
+    assert successor.begin()
+    assert successor.advance() == bench.position
+    successor.end()
+    successor.close()
+    with bench.connect() as connection:
+        assert connection.execute("SELECT * FROM quarantine").fetchall() == []
 
 
 def test_rows_that_miss_events_say_so_and_a_repair_makes_them_whole(bench: Bench) -> None:
@@ -305,13 +366,13 @@ def test_rows_that_miss_events_say_so_and_a_repair_makes_them_whole(bench: Bench
 KILLER = """
 import os, signal, sys
 from tests.integration import test_projection_engine as t
-from projections import _follower
+from projections import _follower, _lease
 from tests.conftest import Database
 projection = t.make_projection()
 _follower.all_projections = lambda: {"test": projection}
 bench = t.Bench(Database(*sys.argv[1:4]), projection, int(sys.argv[4]))
 t.poison(bench, lambda: os.kill(os.getpid(), signal.SIGKILL))
-_follower.LEASE_S = 0
+_lease.LEASE_S = 0
 bench.follow()
 """
 
@@ -321,7 +382,7 @@ def test_an_event_that_kills_its_worker_is_counted_and_set_aside(bench: Bench) -
     bench.pay("wallet:bad", "wallet:b", 666)
     bench.pay("wallet:a", "wallet:b", 3)
     codes = []
-    for _ in range(MOST_ATTEMPTS + 3):
+    for _ in range(MOST_ATTEMPTS + 2):
         database = bench.database
         arguments = [database.name, database.url, database.superuser_url, str(bench.position)]
         done = subprocess.run(
@@ -334,7 +395,7 @@ def test_an_event_that_kills_its_worker_is_counted_and_set_aside(bench: Bench) -
         codes.append(done.returncode)
         if done.returncode != -signal.SIGKILL:
             break
-    assert codes == [-signal.SIGKILL] * (MOST_ATTEMPTS + 1) + [0], done.stderr.decode()
+    assert codes == [-signal.SIGKILL] * MOST_ATTEMPTS + [0], done.stderr.decode()
     assert bench.totals()["wallet:a"] == (-4, 2, False)
     assert [position for position, _ in bench.quarantined()] == [3]
     assert bench.digest(), "what each of the killed ones had folded is in no sum"
@@ -423,7 +484,6 @@ def test_a_rebuild_is_the_same_however_history_is_read_and_rows_are_sent(
     before = bench.digest()
     monkeypatch.setattr(_rebuild, "PAGE", few)
     monkeypatch.setattr(_rebuild, "CHUNK", few + 1)
-    monkeypatch.setattr(_rebuild, "TOGETHER", few)
     with bench.connect() as connection:
         written = connection.execute(
             "SELECT line, account, position FROM read.test_lines ORDER BY 1"

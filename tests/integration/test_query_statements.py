@@ -7,12 +7,10 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from typing import Any, get_type_hints
 
-import psycopg
 import pytest
-from psycopg_pool import AsyncConnectionPool
 
 from commands._codec import EPOCH
-from ops.pool import check, open_pool
+from ops.pool import Pool, open_pool
 from ops.settings import Settings
 from projections._tables import Money
 from queries._http import QUERIES, Query, shows
@@ -203,42 +201,23 @@ END = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE applic
 
 
 def test_connections_that_the_server_ended_are_replaced_before_they_are_used(
-    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    database: Database, settings: Settings
 ) -> None:
-    asked: list[int] = []
-    check_connection = AsyncConnectionPool.check_connection
-
-    async def asking(connection: Any) -> None:
-        asked.append(connection.info.backend_pid)
-        await check_connection(connection)
-
-    monkeypatch.setattr(AsyncConnectionPool, "check_connection", staticmethod(asking))
-
-    async def pid(pool: AsyncConnectionPool[Any]) -> int:
+    async def pid(pool: Pool) -> int:
         async with pool.connection() as connection:
             row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
+            assert row is not None
             return int(row[0])
 
     async def scenario() -> None:
-        async with open_pool(settings, "fogbook tests", 1) as pool:
-            before = await pid(pool)
-            assert await pid(pool) == before
-            assert asked == []
+        async with open_pool(settings, "fogbook tests", 2) as pool:
+            async with pool.connection():
+                before = await pid(pool)
+            assert await pid(pool) != before, "the last one back is the first one out"
             with database.superuser() as superuser:
                 superuser.execute(END)
-            assert await pid(pool) != before
-            assert asked == [before]
-
-    asyncio.run(scenario())
-
-
-def test_a_connection_that_has_something_to_say_and_works_is_kept(database: Database) -> None:
-    async def scenario() -> None:
-        async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
-            await connection.execute("LISTEN said")
-            with database.connect() as other:
-                other.execute("NOTIFY said")
-            await check(connection)
-            assert (await (await connection.execute("SELECT 1")).fetchone()) == (1,)
+            after = [await pid(pool), await pid(pool)]
+            assert before not in after
+            assert after[0] == after[1]
 
     asyncio.run(scenario())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from commands._codec import decode_json
 from ops.pool import connect
-from tests.integration.test_killed import RETRY, follow_to_the_end, until
-from tests.running import Running, running
+from tests.integration.test_killed import RETRY, follow_to_the_end
+from tests.running import Running, kill_at_random, running
 
 POINTS = 9
 SESSIONS = 4
@@ -34,8 +31,6 @@ WELL = {
     "ram_percent": 10,
     "idle_seconds": 3_600,
 }
-
-pytestmark = pytest.mark.xdist_group("up")
 
 
 @dataclass
@@ -142,20 +137,14 @@ class Village:
 
 async def live(up: Running, seed: int, points: int) -> tuple[Village, Counter[str]]:
     chance = random.Random(seed)
-    killed: Counter[str] = Counter()
     async with httpx.AsyncClient(timeout=20) as http:
         village = Village(up, http)
         await village.found()
         people = [village.harvest(i) for i in range(SESSIONS)]
         others = (village.operate(), village.fund(), village.chat())
         tasks = [asyncio.create_task(each) for each in (*people, *others)]
-        for point in range(points):
-            await asyncio.sleep(chance.uniform(0.2, 1.0))
-            name = ("worker", "worker", "api")[point % 3]
-            pid = up.pids()[name]
-            os.kill(pid, signal.SIGKILL)
-            killed[name] += 1
-            await until(lambda name=name, pid=pid: up.pids().get(name, pid) != pid)
+        times = {"api": points // 3, "worker": points - points // 3}
+        killed = await kill_at_random(up, times, lambda: asyncio.sleep(chance.uniform(0.2, 1.0)))
         village.stop.set()
         await asyncio.gather(*tasks)
     return village, killed

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from ops.servers import Servers
-from tests.audited import EXPORTED, audited, named
+from tests.audited import EXPORTED, FORGED, audited, named
 from tests.campaign import RARELY, Tally, check_honest, thrown_away
 from tests.chronicles import Chronicle, Features, live_through
 from tests.tampering import (
@@ -119,6 +119,17 @@ def test_the_stand_alone_auditor_finds_what_is_altered_in_the_log(
         said = audited(chronicle, tmp_path / "export.ndjson")
         wanted = [each for where in expected for each in named(superuser, where)]
     assert any(each in line for line in said for each in wanted), (said[:5], wanted)
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_the_stand_alone_auditor_finds_what_was_not_signed(
+    chronicle: Chronicle, superuser: psycopg.Connection[object], name: str, tmp_path: Path
+) -> None:
+    run = KINDS[name].run
+    with harmed(chronicle, superuser, run, Random(f"{SEED}/{name}")) as (_, expected):
+        said = audited(chronicle, tmp_path / "export.ndjson", held=False)
+    assert expected is not None
+    assert any(line.startswith(f"position {expected[0]['position']}: ") for line in said), (said, expected)
 
 
 def test_the_stand_alone_auditor_raises_no_alarm(chronicle: Chronicle, tmp_path: Path) -> None:

@@ -272,6 +272,21 @@ def test_other_code_is_a_difference_until_it_was_rebuilt(copy: Database) -> None
     assert run(copy).problems == []
 
 
+def test_a_digest_of_another_form_is_not_held_against_rows(copy: Database) -> None:
+    """A longer one, as an earlier version kept: what is said is to rebuild, and not that somebody altered rows."""
+    ledger = all_projections()["ledger"]
+    with copy.superuser() as connection:
+        connection.execute("UPDATE checkpoints SET code = '1.d1' WHERE projection = 'ledger'")
+        connection.execute(
+            "UPDATE digests SET accumulator = decode(repeat('2a', 2048), 'hex') WHERE projection = 'ledger'"
+        )
+    named = {each.what.partition(" (")[0] for each in run(copy).problems}
+    assert named == {"its read model was folded by other code", "it was attested as of other code"}
+    rebuild(copy.connect, "main", ledger)
+    archive(copy)
+    assert run(copy).problems == []
+
+
 # What is altered
 
 

@@ -6,9 +6,7 @@ At the end every token is in exactly one place, and each transfer has one outcom
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +16,6 @@ from typing import Any
 
 import httpx
 import psycopg
-import pytest
 
 from commands._codec import decode_json
 from commands._signatures import public_key, zone_key
@@ -28,8 +25,8 @@ from ops.zones import MANUAL_START, ensure_zone
 from projections._engine import all_projections
 from projections._rebuild import rebuild
 from tests.digests import digest
-from tests.integration.test_killed import RETRY, until
-from tests.running import Running, running
+from tests.integration.test_killed import RETRY
+from tests.running import Running, kill_at_random, running, until
 
 PEERS = {"main": "village", "village": "main"}
 RECEIVED = ("TransferReceived", "TransferFailed", "TransferRefused")
@@ -38,8 +35,6 @@ POINTS = 10
 PEOPLE = 4
 FUNDS = 1_000_000
 WITHIN_S = 180
-
-pytestmark = pytest.mark.xdist_group("up")
 
 
 @dataclass
@@ -165,23 +160,6 @@ class Exchange:
         raise AssertionError("transfers stay in flight")
 
 
-async def restarted(up: Running, name: str, pid: int) -> None:
-    await until(lambda: up.pids().get(name, pid) != pid)
-
-
-async def kill_at_random(up: Running, seed: int, points: int) -> Counter[str]:
-    chance = random.Random(seed)
-    killed: Counter[str] = Counter()
-    for point in range(points):
-        await asyncio.sleep(chance.uniform(0.2, 1.8))
-        name = ("worker", "api", "worker")[point % 3]
-        pid = up.pids()[name]
-        os.kill(pid, signal.SIGKILL)
-        killed[name] += 1
-        await restarted(up, name, pid)
-    return killed
-
-
 async def play(up: Running, seed: int, points: int) -> tuple[Exchange, Counter[str]]:
     async with httpx.AsyncClient(timeout=20) as http:
         exchange = Exchange(up, http, seed)
@@ -191,7 +169,9 @@ async def play(up: Running, seed: int, points: int) -> tuple[Exchange, Counter[s
         people = [exchange.person(zone, n) for zone in PEERS for n in range(PEOPLE)]
         others = (exchange.clock(), exchange.chat())
         tasks = [asyncio.create_task(each) for each in (*people, *others)]
-        killed = await kill_at_random(up, seed, points)
+        chance = random.Random(seed)
+        times = {"api": points // 3, "worker": points - points // 3}
+        killed = await kill_at_random(up, times, lambda: asyncio.sleep(chance.uniform(0.2, 1.8)))
         with connect(up.database_url, "test") as database:
             await exchange.seen_it_all(database)
         exchange.stop.set()

@@ -14,6 +14,8 @@ from tests.audited import EXPORTED, audited, named
 from tests.campaign import run as run_campaign
 from tests.campaign import thrown_away
 from tests.chronicles import Features, live_through
+from tests.faults.reads import read_along
+from tests.faults.serial import race
 from tests.faults.stage import SCENARIOS, Scenario, Turn
 from tests.integration import test_followers_miss_nothing, test_killed, test_reactions_killed
 from tests.integration.test_zones_exchange import PEERS, run_exchange
@@ -22,26 +24,24 @@ from tests.running import running
 from tests.tampering import KINDS, harmed, keep_copies
 from tests.unit.test_economy_properties import STEPS, EconomyMachine
 
-HISTORIES = 300
-MUTATIONS = 150
-HONEST = 5
 PROCESSES = int(os.environ.get("FOGBOOK_PROCESSES", "2"))
-KILLS = 40
-EXCHANGE_KILLS = 25
-REACTION_KILLS = 15
+COMMANDS = 100_000
+READS = 50_000
+HONEST = 5
 
 
 def economy(turn: Turn) -> Counter[str]:
     """Random histories over all contexts, timers and reactions included, against the plain model."""
+    histories = turn.enough(0.2, 100, 10_000)
     terms = settings(
-        max_examples=HISTORIES,
+        max_examples=histories,
         stateful_step_count=STEPS,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(seed(turn.seed)(EconomyMachine), settings=terms)
-    return Counter({"histories": HISTORIES, "steps": HISTORIES * STEPS})
+    return Counter({"histories": histories, "steps": histories * STEPS})
 
 
 def order(turn: Turn) -> Counter[str]:
@@ -51,10 +51,24 @@ def order(turn: Turn) -> Counter[str]:
         return test_followers_miss_nothing.race(database, turn.folder, turn.seed)
 
 
+def serial(turn: Turn) -> Counter[str]:
+    """Clients of two sequencers: each outcome is the plain model's at its place."""
+    servers = turn.servers()
+    with thrown_away(servers.database_url, servers.superuser_url) as database:
+        return race(database, turn.seed, turn.enough(0.001, 20_000, COMMANDS))
+
+
+def reads(turn: Turn) -> Counter[str]:
+    """Reads beside payments and rebuilds: each is the plain model's at the position it states."""
+    servers = turn.servers()
+    with thrown_away(servers.database_url, servers.superuser_url) as database:
+        return read_along(database, turn.seed, turn.enough(0.004, 5_000, READS))
+
+
 def up(turn: Turn) -> Counter[str]:
     """`fogbook up` under load, its API and its workers killed: what it supervises comes back, and nothing is lost."""
     with running(turn.folder / "fog home") as it:
-        load, killed = asyncio.run(test_killed.play(it, turn.seed, KILLS))
+        load, killed = asyncio.run(test_killed.play(it, turn.seed, turn.enough(2.0, 20, 200)))
         test_killed.check(it, load)
     test_killed.report(load, killed)
     counts = Counter({f"{name} killed": number for name, number in killed.items()})
@@ -64,7 +78,7 @@ def up(turn: Turn) -> Counter[str]:
 def reactions(turn: Turn) -> Counter[str]:
     """Rewards, slashes and windows while API and workers are killed: each effect once."""
     with running(turn.folder / "fog home") as it:
-        village, killed = asyncio.run(test_reactions_killed.live(it, turn.seed, REACTION_KILLS))
+        village, killed = asyncio.run(test_reactions_killed.live(it, turn.seed, turn.enough(3.0, 9, 60)))
         test_reactions_killed.settled(it)
         test_reactions_killed.check(it, village)
     counts = Counter({f"{name} killed": number for name, number in killed.items()})
@@ -73,7 +87,7 @@ def reactions(turn: Turn) -> Counter[str]:
 
 def zones(turn: Turn) -> Counter[str]:
     """Two zones exchange tokens while API and workers are killed: every token is in one place."""
-    exchange, killed = run_exchange(turn.folder / "fog home", turn.seed, EXCHANGE_KILLS)
+    exchange, killed = run_exchange(turn.folder / "fog home", turn.seed, turn.enough(3.0, 9, 60))
     counts = Counter({f"{name} killed": number for name, number in killed.items()})
     transfers = sum(exchange.accepted[zone] for zone in PEERS)
     return counts + Counter({"transfers": transfers, "unanswered": exchange.unanswered})
@@ -81,14 +95,14 @@ def zones(turn: Turn) -> Counter[str]:
 
 def tampering(turn: Turn) -> Counter[str]:
     """Harms that a superuser does to logs, each detected and located, and honest logs of which nothing is said."""
-    servers = turn.servers()
-    tally = run_campaign(servers.database_url, servers.superuser_url, turn.seed, MUTATIONS, HONEST, PROCESSES)
+    servers, mutations = turn.servers(), turn.enough(1.0, 50, 5_000)
+    tally = run_campaign(servers.database_url, servers.superuser_url, turn.seed, mutations, HONEST, PROCESSES)
     assert tally.failures == [], tally.failures[:5]
     assert tally.false_alarms == [], tally.false_alarms[:5]
-    assert (sum(tally.applied.values()), tally.honest) == (MUTATIONS, HONEST)
+    assert (sum(tally.applied.values()), tally.honest) == (mutations, HONEST)
     return Counter(
         {
-            "harms": MUTATIONS,
+            "harms": mutations,
             "kinds of harm": len(tally.applied),
             "honest logs": HONEST,
             "events": tally.events,
@@ -124,6 +138,8 @@ def bugs(turn: Turn) -> Counter[str]:
 for _name, _promises, _run, _provokes in (
     ("economy", (7,), economy, ("histories",)),
     ("order", (2,), order, ("rollbacks", "stalls", "conflicts", "accepted")),
+    ("serial", (3,), serial, ("accepted", "refused", "conflicts", "holds expired")),
+    ("reads", (4,), reads, ("reads", "positions named", "rebuilds", "commands")),
     ("up", (1,), up, ("api killed", "worker killed", "unanswered", "acknowledged")),
     ("reactions", (6, 12), reactions, ("api killed", "worker killed", "unanswered", "commands")),
     ("zones", (1, 7), zones, ("api killed", "worker killed", "unanswered", "transfers")),

@@ -311,6 +311,13 @@ def test_readme_takes_the_parts_of_a_run_from_several_files(
     assert "| mixed | 0.50 |" in text
 
 
+def test_what_leaf_hashes_cost_stands_in_readme_too() -> None:
+    made = figures(**REACHED)
+    made.hashing = {"leaves_us": 5.66, "share_of_command": 0.0204}
+    (table,) = [each for each in tables(vars(made)) if each.title == "Leaf hashes of a transfer"]
+    assert table.rows == [["leaves", "5.7 us"], ["share of command", "2.0%"]]
+
+
 def test_readme_shows_concurrency_across_and_ordering_beside_each() -> None:
     made = figures(**REACHED)
     for name in ("transfer_c8_p1", "transfer_c32_p1", "transfer_c8x100_p1", "transfer_c8_p2", "noop_c8"):

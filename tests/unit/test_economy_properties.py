@@ -1,6 +1,7 @@
 """All contexts at once against a plain model of what must always hold: random histories, timers and reactions included.
 
-`FOGBOOK_EXAMPLES` sets the number of histories of 50 steps; they are shared out over four tests.
+`FOGBOOK_EXAMPLES` sets the number of histories of 50 steps; they are shared out over four tests. `make torture
+ONLY=economy` plays many more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.economy import act, founded
 
-EXAMPLES = int(os.environ.get("FOGBOOK_EXAMPLES", "2000"))
+EXAMPLES = int(os.environ.get("FOGBOOK_EXAMPLES", "800"))
 STEPS = 50
 SHARDS = 4
 

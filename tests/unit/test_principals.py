@@ -8,8 +8,8 @@ import pytest
 from commands._codec import decode_event, event_encoder
 from domain.principals import (
     EraseSubject,
-    ErasureIsNotYours,
     Principal,
+    PrincipalNotFound,
     ProfileSet,
     SetProfile,
     SubjectErased,
@@ -54,12 +54,12 @@ def test_a_principal_is_erased_by_himself_or_by_an_operator(by: str) -> None:
 
 @pytest.mark.parametrize("role", ["participant", "provider", "worker", "auditor"])
 def test_nobody_else_erases_him(role: str) -> None:
-    scenario = given((ana, "ana")).when(EraseSubject("ana"), "ben", role).then(ErasureIsNotYours)
+    scenario = given((ana, "ana")).when(EraseSubject("ana"), "ben", role).then(PrincipalNotFound)
     assert not principal(scenario).erased
 
 
 def test_an_operator_who_acts_for_another_has_that_ones_authority() -> None:
-    given().when(EraseSubject("ben"), "ana", "participant").then(ErasureIsNotYours)
+    given().when(EraseSubject("ben"), "ana", "participant").then(PrincipalNotFound)
     given().when(EraseSubject("ana"), "ana", "participant").then(SubjectErased)
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ops import slices
+from ops import limited, slices
+from ops.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
 MARK = "<!-- slices: python -m ops.slices -->"
@@ -11,6 +12,20 @@ MARK = "<!-- slices: python -m ops.slices -->"
 def test_the_index_of_slices_is_current() -> None:
     index = README.read_text().partition(MARK)[2].partition("<!-- /slices -->")[0]
     assert index.strip() == slices.table(), "run python -m ops.slices and put its table into the README"
+
+
+def test_the_table_of_limits_is_current() -> None:
+    shown = (
+        README.read_text()
+        .partition("<!-- limits: python -m ops.limited -->")[2]
+        .partition("<!-- /limits -->")[0]
+    )
+    assert shown.strip() == limited.table(), "run python -m ops.limited and put its table into the README"
+
+
+def test_every_limit_that_is_a_setting_stands_in_the_table() -> None:
+    named = {limit.setting.strip("`").removeprefix("FOGBOOK_").lower() for limit in limited.limits()}
+    assert {name for name in Settings.model_fields if name.startswith(("most_", "rate_"))} <= named
 
 
 def test_every_context_has_the_same_file_in_every_layer() -> None:

@@ -423,6 +423,99 @@ def test_a_log_that_went_back_ends_the_sequencer() -> None:
     run(scenario())
 
 
+class Stuck(MemoryLog):
+    """A log whose appends are never answered, once it is told so."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def append(self, zone: str, head: Head, at: datetime, batch: Batch) -> bool:
+        await self.answers.wait()
+        return await super().append(zone, head, at, batch)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "broken"])
+def test_whatever_ends_a_sequencer_everybody_who_waits_is_answered(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        failures: list[BaseException] = []
+        log = Stuck(Store())
+        async with client(log, failed=failures.append) as c:
+            await village(c)
+            log.answers.clear()
+            in_a_batch = c.send(pay(5), "ana")
+            await asyncio.sleep(0.01)
+            queued = [c.send(pay(5), "ana") for _ in range(3)]
+            task = c.sequencer._task
+            assert task is not None
+            if how == "cancelled":
+                task.cancel()
+            else:
+
+                async def broken(batch: Any) -> None:
+                    raise SystemError("nobody expects this")
+
+                monkeypatch.setattr(c.sequencer, "_process", broken)
+                log.answers.set()
+            outcomes = await asyncio.gather(in_a_batch, *queued)
+            assert [outcome.status for outcome in outcomes[1:]] == [503] * 3
+            assert all(outcome.retry_after_s or outcome.status == 200 for outcome in outcomes)
+            await asyncio.gather(task, return_exceptions=True)
+            assert len(failures) == 1
+            with pytest.raises(LogUnavailable):
+                c.send(pay(5), "ana")
+
+    run(scenario())
+
+
+class Watched(MemoryLog):
+    """Counts the events that are read while the head is locked."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.is_locked = False
+        self.read_under_lock = 0
+
+    async def tail(self, zone: str, after: int, upto: int) -> AsyncIterator[Any]:
+        async for event in super().tail(zone, after, upto):
+            self.read_under_lock += self.is_locked
+            yield event
+
+    @asynccontextmanager
+    async def locked(self, zone: str) -> AsyncIterator[Head]:
+        async with super().locked(zone) as head:
+            self.is_locked = True
+            try:
+                yield head
+            finally:
+                self.is_locked = False
+
+
+def test_a_process_that_is_far_behind_catches_up_before_it_takes_the_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_sequencer, "MOST_UNDER_LOCK", 4)
+
+    async def scenario() -> None:
+        store = Store()
+        behind = Watched(store)
+        async with client(MemoryLog(store), "a") as a, client(behind, "b") as b:
+            await village(a)
+            await b.ok(pay(1), "ana")
+            for _ in range(10):
+                await a.ok(pay(1), "ana")
+            await b.ok(pay(1), "ana")
+            assert behind.read_under_lock <= 4
+            await a.ok(pay(1), "ana")
+            await b.ok(pay(1), "ana")
+            assert 0 < behind.read_under_lock <= 8
+
+    run(scenario())
+
+
 def test_a_clock_that_runs_backwards_holds_time_still() -> None:
     async def scenario() -> None:
         times = [NOON]
@@ -474,6 +567,21 @@ def test_the_queue_is_bounded() -> None:
                 c.send(pay(1), "ana")
             with pytest.raises(Overloaded):
                 c.send(pay(1), "ana")
+
+    run(scenario())
+
+
+def test_nobody_joins_a_queue_that_would_not_be_decided_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sequencer, "LATE", 0.0)
+
+    async def scenario() -> None:
+        async with client() as c:
+            await village(c)
+            first = c.send(pay(1), "ana")
+            with pytest.raises(Overloaded):
+                c.send(pay(1), "ana")
+            assert (await first).status == 200
+            assert (await c.send(pay(1), "ana")).status == 200
 
     run(scenario())
 

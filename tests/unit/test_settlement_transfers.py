@@ -171,7 +171,10 @@ def test_a_peer_is_registered_with_its_key_and_its_key_is_rotated() -> None:
     told.when(RotatePeerKey("nowhere", key_of("other"))).then(PeerNotFound)
 
 
-@pytest.mark.parametrize("key", ["", "00", "g" * 64, "ab" * 31 + " a", key_of("village") + "00", "ab " * 32])
+@pytest.mark.parametrize(
+    "key",
+    ["", "00", "g" * 64, "ab" * 31 + " a", key_of("village") + "00", "ab " * 32, "00" * 32, "01" + "00" * 31],
+)
 def test_a_key_is_64_hex_digits(key: str) -> None:
     told = story(CreateZone("main", "manual"))
     told.when(RegisterPeer("village", key)).then(PeerKeyIsMalformed)

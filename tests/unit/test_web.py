@@ -115,6 +115,17 @@ def test_what_is_written_in_one_turn_of_the_loop_leaves_at_once() -> None:
     assert corked(act) == [b"head body", b"next"]
 
 
+def test_what_is_large_is_not_copied_to_be_sent_with_the_rest() -> None:
+    large = b"x" * 100_000
+
+    async def act(transport: Corked, sent: Sent) -> None:
+        transport.write(b"head")
+        transport.write(large)
+        assert sent.done == [b"head", large]
+
+    assert corked(act) == [b"head", large]
+
+
 def test_closing_sends_what_was_written_before() -> None:
     async def act(transport: Corked, sent: Sent) -> None:
         transport.write(b"last")

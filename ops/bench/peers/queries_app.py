@@ -16,9 +16,9 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel
 
-from commands._log import connection_options
 from ops.access import Access, Caller
 from ops.settings import APP_ROLE, Settings
+from ops.waits import connection_options
 
 ZONE = "main"
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 import commands._deciding
-from commands.api import app
+from commands.api import make_app
 
-__all__ = ["app"]
+app = make_app()
 
 NOTHING = bytes(32)
 

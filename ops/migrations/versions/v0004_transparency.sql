@@ -79,7 +79,7 @@ CREATE TABLE attestations (
 CREATE INDEX attestations_after ON attestations (zone, after_number);
 CREATE UNIQUE INDEX attestations_at ON attestations (zone, (after_number + ordinal));
 
--- The sum modulo 2^16384 over the rows of a generation, little-endian; in line, so that updates stay on the page.
+-- The sum over the rows of a generation (projections/_digest.py), little-endian; in line, so that updates stay on the page.
 CREATE TABLE digests (
     zone text COLLATE "C" NOT NULL,
     projection text COLLATE "C" NOT NULL,

@@ -1,0 +1,225 @@
+"""Events that are set aside, and how often those were tried that are under suspicion.
+
+Attempts are counted over a connection of their own, outside the transaction that may be lost with the worker, and
+before they are made: so a handler that kills its worker is counted too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+import structlog
+
+from projections._engine import Record, keys_of
+from projections._stored import StoredRows
+from projections._watchdog import watchdog
+
+MOST_ATTEMPTS = 5
+"""An event that fails is tried no more often than this, by whomever."""
+TRIED_WITH_OTHERS = 2
+"""So often a handler may have failed at it before anybody knew that it was this event: in a batch of all projections,
+and in one of its own."""
+CAREFUL_LIMIT_S = 3.0
+
+RAISED = "raised: "
+HUNG = "hung: "
+DIED = "its worker died"
+EARLIER = "an earlier event of its stream is quarantined"
+
+BATCH = 0
+"""Stands for the position where a whole batch behind the checkpoint is tried."""
+NOTHING = -1
+"""Stands for the position where there is no attempt to forget."""
+
+Key = tuple[str, str, int]
+"""Zone, projection and generation."""
+
+log = structlog.get_logger("fogbook.projections")
+
+STREAMS = """
+SELECT stream, error FROM quarantine
+WHERE zone = %s AND projection = %s AND generation = %s AND quarantined ORDER BY position
+"""
+
+SUSPECTS = """
+SELECT position, attempts FROM quarantine
+WHERE zone = %s AND projection = %s AND generation = %s AND NOT quarantined ORDER BY position
+"""
+
+NOTE = """
+WITH gone AS (
+    DELETE FROM quarantine
+    WHERE zone = %s AND projection = %s AND generation = %s AND position = %s AND NOT quarantined
+)
+INSERT INTO quarantine (zone, projection, generation, position, stream, attempts, quarantined, error)
+VALUES (%s, %s, %s, %s, %s, 1, false, %s)
+ON CONFLICT (zone, projection, generation, position) DO UPDATE SET attempts = quarantine.attempts + 1
+RETURNING attempts, error
+"""
+
+SUSPECT = """
+INSERT INTO quarantine (zone, projection, generation, position, stream, attempts, quarantined, error)
+VALUES (%s, %s, %s, %s, %s, 0, false, %s) ON CONFLICT DO NOTHING
+"""
+
+NOTE_ERROR = """
+UPDATE quarantine SET error = %s WHERE zone = %s AND projection = %s AND generation = %s AND position = %s
+"""
+
+FORGET = """
+DELETE FROM quarantine
+WHERE zone = %s AND projection = %s AND generation = %s AND position = %s AND NOT quarantined
+"""
+
+SET_ASIDE = """
+INSERT INTO quarantine (zone, projection, generation, position, stream, attempts, quarantined, error)
+VALUES (%s, %s, %s, %s, %s, 0, true, %s)
+ON CONFLICT (zone, projection, generation, position)
+DO UPDATE SET quarantined = true, error = excluded.error
+"""
+
+
+class Suspects(NamedTuple):
+    """What attempts left behind whose worker died."""
+
+    batch: bool
+    """Whether it died over a batch of which nobody knows which event it was."""
+    position: int
+    """The event that it died at, or 0."""
+
+
+class Streams:
+    """The streams of one projection of which an event is set aside: all later ones are, too."""
+
+    def __init__(self) -> None:
+        self._broken: set[str] = set()
+        self._untouched: set[str] = set()
+        """Those of which a later event hung or killed its worker as well: none of them is run again."""
+
+    def add(self, stream: str, error: str) -> None:
+        if stream in self._broken and error.startswith((HUNG, DIED)):
+            self._untouched.add(stream)
+        self._broken.add(stream)
+
+    def __contains__(self, stream: str) -> bool:
+        return stream in self._broken
+
+    def __bool__(self) -> bool:
+        return bool(self._broken)
+
+    def reason(self, stream: str) -> str:
+        """Why a later event is set aside."""
+        return f"{HUNG}so did others of its stream" if stream in self._untouched else EARLIER
+
+
+class Quarantine:
+    """Of one follower; `connect` gives autocommit connections, the first one is that of its batches."""
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], connect: Callable[[], psycopg.Connection[Any]]
+    ) -> None:
+        self._connection = connection
+        self._connect = connect
+        self._second: psycopg.Connection[Any] | None = None
+
+    @property
+    def _notes(self) -> psycopg.Connection[Any]:
+        if self._second is None:
+            self._second = self._connect()
+            # A note that is lost with the whole server costs one attempt more; to wait for the disk, all the time.
+            self._second.execute("SET synchronous_commit = off")
+        return self._second
+
+    def close(self) -> None:
+        if self._second is not None:
+            self._second.close()
+
+    def streams(self, key: Key) -> Streams:
+        streams = Streams()
+        for stream, error in self._connection.execute(STREAMS, key):
+            streams.add(stream, error)
+        return streams
+
+    # Attempts
+
+    def suspects(self, key: Key, checkpoint: int) -> Suspects:
+        """What a predecessor left; notes that mean nothing any more are forgotten."""
+        batch, suspect = False, 0
+        for position, _ in self._connection.execute(SUSPECTS, key).fetchall():
+            if position > checkpoint:
+                suspect = suspect or position
+            elif position == BATCH:
+                batch = True
+            else:
+                self.forget(key, position)
+        if suspect and batch:
+            self.forget(key, BATCH)
+        return Suspects(batch and not suspect, suspect)
+
+    def suspect(self, key: Key, record: Record) -> None:
+        """Whoever comes next knows, also where the batch's connection was lost while the handler hung."""
+        self._notes.execute(SUSPECT, (*key, record.position, record.stream, DIED))
+
+    def note_batch(self, key: Key) -> None:
+        self._notes.execute(NOTE, (*key, NOTHING, *key, BATCH, "", DIED))
+
+    def forget(self, key: Key, position: int) -> None:
+        if position != NOTHING:
+            self._notes.execute(FORGET, (*key, position))
+
+    def forget_batch(self, key: Key) -> None:
+        """With the batch itself, in its transaction."""
+        self._connection.execute(FORGET, (*key, BATCH))
+
+    def note_error(self, key: Key, position: int, hung: bool, error: object) -> str:
+        reason = (HUNG if hung else RAISED) + repr(error)
+        self._connection.execute(NOTE_ERROR, (reason, *key, position))
+        return reason
+
+    def tries(self, key: Key, record: Record, most: int, before: int) -> str | None:
+        """Count an attempt, and forget that of the event `before`; what became of the last one, where there were
+        enough of them."""
+        place = (*key, record.position, record.stream, DIED)
+        noted = self._notes.execute(NOTE, (*key, before, *place)).fetchone()
+        assert noted is not None
+        return noted[1] if noted[0] > most else None
+
+    # Setting aside
+
+    def set_aside(self, rows: StoredRows, record: Record, reason: str) -> None:
+        """Set an event aside, and mark the rows that miss it. To learn which those are means to run its handler on
+        blank rows; that is not tried again with one that hung or killed its worker. Raises HandlerFailed."""
+        key = rows.zone, rows.projection.name, rows.generation
+        if not reason.startswith((HUNG, DIED)):
+            rows.connection = self._connection
+            rows.position = record.position
+            with watchdog(CAREFUL_LIMIT_S):
+                found = keys_of(rows, [record])
+            for row, keys in found.items():
+                for each in keys:
+                    rows.of(row, *each).incomplete = True
+        self._connection.execute(SET_ASIDE, (*key, record.position, record.stream, reason))
+
+
+# Whole commands
+
+
+def before(position: int, records: list[Record]) -> list[Record]:
+    """Whole commands that end before a position; all of them where that is behind."""
+    if not records or position <= records[0].position:
+        return records
+    while records and (records[-1].position >= position or not records[-1].ends_command):
+        records.pop()
+    return records
+
+
+def through(position: int, records: list[Record]) -> list[Record]:
+    """Up to the end of the command that a position is in."""
+    end = next((i for i, r in enumerate(records, 1) if r.position >= position and r.ends_command), None)
+    return records[:end]
+
+
+def ends(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.ends_command]

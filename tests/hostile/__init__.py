@@ -1,0 +1,1 @@
+"""Whoever may not, and whatever is malformed: nobody gets in, and nothing breaks."""
