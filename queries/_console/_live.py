@@ -15,7 +15,8 @@ from typing import Any
 
 import psycopg
 import structlog
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from ops.pool import Pool
 
 LEAST_PAUSE_S = 1.0
 SHARE = 4
@@ -73,7 +74,7 @@ class TooMany(Exception):
 
 
 class Live:
-    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._watched: dict[Watch, _Watched] = {}
         self._listeners: set[Listener] = set()
@@ -140,7 +141,7 @@ class Live:
             begun = time.monotonic()
             try:
                 await self._look()
-            except (psycopg.Error, PoolTimeout) as error:
+            except psycopg.Error as error:
                 log.warning("console_not_renewed", error=str(error))
             await asyncio.sleep(max(LEAST_PAUSE_S, SHARE * (time.monotonic() - begun)))
 

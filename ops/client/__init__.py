@@ -1,0 +1,49 @@
+"""A client of Fogbook: typed, sync and async, safe to retry, and consistent with what it wrote itself.
+
+    from domain.ledger import Transfer
+    from ops.client import Fogbook
+    from queries.ledger import Balance
+
+    with Fogbook("http://127.0.0.1:8420", key, trust=["fogbook-1f2e/main+58163cb2+AUXV..."]) as book:
+        done = book.send(Transfer(source="wallet:ana", to="wallet:ben", amount=5_000_000))
+        [balance, *_] = book.items("ledger/balance", Balance, account="wallet:ana")
+        book.prove(done)
+
+Commands are the domain's own dataclasses and rows those of the queries, so nothing is described twice, and a type
+checker knows both. Each command has an idempotency key, so whatever got no answer is sent again and happens once. A
+client remembers how far the log was when it wrote, and its queries wait for that (`Fogbook-Position`).
+
+`AsyncFogbook` is the same with `await` and `async for`.
+"""
+
+from ops.client._clients import AsyncFogbook, Fogbook
+from ops.client._errors import (
+    FogbookError,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Refused,
+    Stale,
+    TooMany,
+    Unauthenticated,
+    Unavailable,
+)
+from ops.client._protocol import Accepted, Event, Page, Signer
+
+__all__ = [
+    "Accepted",
+    "AsyncFogbook",
+    "Event",
+    "Fogbook",
+    "FogbookError",
+    "Forbidden",
+    "Invalid",
+    "NotFound",
+    "Page",
+    "Refused",
+    "Signer",
+    "Stale",
+    "TooMany",
+    "Unauthenticated",
+    "Unavailable",
+]
