@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ops.cli import _backup, _exchange, _history, _living, _looking, _running, _signing
+from ops.cli import _backup, _config, _exchange, _history, _living, _looking, _running, _signing
 from ops.cli._keys import keys
 from ops.cli._zones import zones
 
@@ -37,6 +37,7 @@ for _subcommand in (
     _signing.archive,
     _running.migrate,
     _looking.status,
+    _config.config,
     _looking.rebuild,
     _exchange.export,
     _exchange.catalogue,
