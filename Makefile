@@ -8,7 +8,7 @@ MINUTES ?= 5
 ONLY ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint types fixtures bench torture requirements sbom audit clean
+.PHONY: run test lint types browser fixtures bench torture requirements sbom audit clean
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fogbook needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
@@ -30,6 +30,13 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/python -m mypy
+
+# Browser tests need a Chromium; where none is installed and none can be, they are skipped.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+		echo "No Chromium here: browser tests are skipped."
 
 fixtures: $(VENV)/installed
 	$(BIN)/python -m ops.catalogue --fixtures

@@ -51,7 +51,7 @@ def masked(value: Any) -> str:
 
 def _masked_conninfo(text: str) -> str:
     try:
-        parts = psycopg.conninfo.conninfo_to_dict(text)
+        parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(text)
     except psycopg.ProgrammingError:
         return MASK
     return psycopg.conninfo.make_conninfo(**parts | {"password": MASK})
