@@ -14,8 +14,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from ops.safety import check_safe
-from ops.settings import APP_ROLE, LOG_ROLE, SIGNER_ROLE
+from ops.settings import APP_ROLE, LOG_ROLE, READER_ROLE, SIGNER_ROLE
 from ops.waits import Connection
+from projections._reporting import reporting_statements
 from projections._schema import table_statements
 
 
@@ -55,6 +56,7 @@ def migrate(url: str) -> None:
         own.execute("CREATE SCHEMA IF NOT EXISTS past")
         own.execute("SET LOCAL client_min_messages = warning")  # Not a notice for all that is there already.
         own.execute("; ".join(table_statements()))
+        own.execute("; ".join(reporting_statements()))
         _grant(own)
 
 
@@ -85,6 +87,12 @@ SIGNER_GRANTS = (
     "GRANT SELECT, INSERT, UPDATE ON trees, tiles TO {}",
 )
 
+# It may look, and nothing else; the views are read with their owner's rights.
+READER_GRANTS = (
+    "GRANT USAGE ON SCHEMA reporting TO {}",
+    "GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO {}",
+)
+
 # It owns the functions that append. To be given them it has to be able to make some, for that moment.
 LOG_GRANTS = (
     "GRANT USAGE, CREATE ON SCHEMA public TO {}",
@@ -98,14 +106,27 @@ LOG_GRANTS = (
 )
 
 
+GRANTS = {
+    LOG_ROLE: LOG_GRANTS,
+    APP_ROLE: APP_GRANTS,
+    SIGNER_ROLE: SIGNER_GRANTS,
+    READER_ROLE: READER_GRANTS,
+}
+
+
 def _grant(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     login = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'fogbook'").fetchone()
-    for role, grants in ((LOG_ROLE, LOG_GRANTS), (APP_ROLE, APP_GRANTS), (SIGNER_ROLE, SIGNER_GRANTS)):
+    for role, grants in (
+        (LOG_ROLE, LOG_GRANTS),
+        (APP_ROLE, APP_GRANTS),
+        (SIGNER_ROLE, SIGNER_GRANTS),
+        (READER_ROLE, READER_GRANTS),
+    ):
         name = sql.Identifier(role)
         if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(name))
         members = ["GRANT {} TO CURRENT_USER"]
-        if login and role != LOG_ROLE:
+        if login and role not in (LOG_ROLE, READER_ROLE):
             members.append("GRANT {} TO fogbook")
         for statement in (*members, *grants):
             connection.execute(sql.SQL(statement).format(name))

@@ -21,6 +21,9 @@ SIGNER_ROLE = "fogbook_signer"
 
 TOKEN_ALGORITHMS = ("EdDSA", "ES256", "RS256")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+READER_ROLE = "fogbook_reader"
+"""The role of analysts: it reads the views of the schema `reporting`. Give it to their logins."""
+
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 Rate = Annotated[str, StringConstraints(pattern=r"^(off|[1-9][0-9]{0,5}/[1-9][0-9]{0,6})$")]
