@@ -150,6 +150,16 @@ def source_of(query: Query) -> tuple[str, tuple[str, ...]] | None:
     return (found[1], known.key) if known is not None and set(known.key) <= names else None
 
 
+def timeline(id: str, title: str, path: str, **options: Any) -> Panel:
+    """One thing's life: all its times, in order."""
+    return Panel(id, title, f"/queries/{path}", "timeline.html", data=_moments, one=True, limit=1, **options)
+
+
+def _moments(panel: Panel, items: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    times = [(str(items[0][c.name]), c.heading) for c in panel.shown if c.kind == "time" and items[0][c.name]]
+    return sorted((at, name) for at, name in times)
+
+
 def _columns(given: tuple[Column | str, ...]) -> tuple[Column, ...]:
     return tuple(Column(each) if isinstance(each, str) else each for each in given)
 

@@ -1,6 +1,6 @@
 """The market on the screen: prices, what is in use, supply and demand, offerings, and a contract's life."""
 
-from queries._console._panels import amount, chart, linked, page, rate, table, wallet
+from queries._console._panels import amount, chart, linked, page, rate, table, timeline, wallet
 
 CONTRACT = "/console/contract?contract={contract}"
 LANE = ("service_type", "region", "tier")
@@ -17,6 +17,7 @@ page(
         amount("high"),
         amount("low"),
         amount("close"),
+        form="candles",
         fixed={"by": "all", "buckets": "168"},
     ),
     chart(
@@ -112,6 +113,7 @@ page(
 page(
     "contract",
     "Contract",
+    timeline("life", "Its life", "marketplace/contract", asked=("contract",)),
     table("terms", "Terms", "marketplace/contract", asked=("contract",)),
     table(
         "periods",

@@ -39,15 +39,32 @@ function draw(figure) {
   const axis = { stroke: ink, grid, ticks: grid };
   const series = names.map((label, i) => ({
     label, stroke: INK[i % INK.length], width: 2, points: { show: x.length < 40 },
+    ...(form === "candles" ? { paths: () => null, points: { show: false } } : {}),
     ...(form === "bars" ? { paths: uPlot.paths.bars({ size: [0.7, 60] }), fill: INK[i % INK.length] + "66" } : {}),
   }));
   figure.replaceChildren();
   const width = Math.max(figure.clientWidth, 200);
   const plot = new uPlot(
-    { width, height: 220, series: [{}, ...series], axes: [axis, { ...axis, size: 76, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString() + unit) }], cursor: { y: false } },
+    { width, height: 220, series: [{}, ...series], hooks: form === "candles" ? { draw: [candles] } : {}, axes: [axis, { ...axis, size: 76, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString() + unit) }], cursor: { y: false } },
     [x, ...drawn], figure,
   );
   figure.plot = plot;
+}
+
+// Open, high, low and close of each bucket, as a body and its wick.
+function candles(plot) {
+  const { ctx, data: [x, open, high, low, close] } = plot;
+  const at = (value) => plot.valToPos(value, "y", true);
+  ctx.save();
+  for (let i = 0; i < x.length; i++) {
+    if (open[i] === null) continue;
+    const middle = Math.round(plot.valToPos(x[i], "x", true));
+    ctx.fillStyle = close[i] >= open[i] ? INK[0] : INK[1];
+    ctx.fillRect(middle - 0.5, at(high[i]), 1, Math.max(at(low[i]) - at(high[i]), 1));
+    const top = Math.min(at(open[i]), at(close[i]));
+    ctx.fillRect(middle - 3, top, 7, Math.max(Math.abs(at(open[i]) - at(close[i])), 2));
+  }
+  ctx.restore();
 }
 
 const drawAll = (root) => root.querySelectorAll("[data-chart]").forEach(draw);
