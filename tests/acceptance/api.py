@@ -27,6 +27,9 @@ def environment(monkeypatch: pytest.MonkeyPatch, database: Database, redis_url: 
     monkeypatch.setenv("DATABASE_URL", database.url)
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setenv("FOGBOOK_PEPPER", PEPPER)
+    # Tests send as much as they can; whoever tests rates sets them.
+    for rate in ("COMMANDS", "COMMANDS_PRINCIPAL", "QUERIES", "QUERIES_PRINCIPAL"):
+        monkeypatch.setenv(f"FOGBOOK_RATE_{rate}", "off")
     _folders.append(TemporaryDirectory(prefix="fogbook-subjects-"))
     monkeypatch.setenv("FOGBOOK_SUBJECT_KEYS", _folders[-1].name)
 

@@ -15,12 +15,14 @@ from random import Random
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from commands._signatures import public_key, zone_key
+from commands._signatures import public_key, sign, zone_key
 from domain._kernel import Rejected
+from domain.approvals import SetLimit
 from domain.devices import Capabilities, RegisterDevice, SuspendDevice
 from domain.ledger import REWARDS, Allocation, DistributeRewards, MintTokens, OpenWallet, Transfer
-from domain.principals import EraseSubject, SetProfile
+from domain.principals import EraseSubject, RegisterSigningKey, SetProfile, key_statement
 from domain.settlement.disputes import SubmitEvidence
 from domain.settlement.transfers import InitiateTransfer, RegisterPeer
 from projections._engine import all_projections
@@ -192,8 +194,15 @@ async def tell(village: Economy, remembered: Remembered) -> dict[int, str]:
 
 
 async def beside(village: Economy, i: int) -> None:
-    """What the story does not tell: people have profiles, get grants, and send tokens to another zone."""
+    """What the story does not tell: people have profiles and signing keys, get grants, and send tokens to another
+    zone; operators ask each other."""
     if not village.keys:
+        await village.issue(SetLimit("freeze", 0))
+        await village.issue(SetLimit("freeze", 5))
+        private = Ed25519PrivateKey.generate()
+        public = public_key(private)
+        proof = sign(private, key_statement("main", "ana", public))
+        await village.issue(RegisterSigningKey(public, proof), "ana")
         await village.issue(RegisterPeer("far", public_key(zone_key(PEPPER.encode(), "far"))))
         await village.issue(OpenWallet("wallet:dora"), "dora")
         await village.issue(SetProfile("Dora", "dora@example.org"), "dora")

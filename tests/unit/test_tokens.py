@@ -11,6 +11,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -106,16 +107,26 @@ def test_the_audience_may_be_one_of_several(provider: Provider) -> None:
 
 # What is refused
 
-NOW = time.time()
+
+@dataclass(frozen=True)
+class In:
+    """So many seconds from now, whenever the test runs."""
+
+    seconds: int
+
+
+def resolved(claims: dict[str, Any]) -> dict[str, Any]:
+    return {name: time.time() + v.seconds if isinstance(v, In) else v for name, v in claims.items()}
+
 
 CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
-    "it has expired": ({"iat": NOW - 700, "exp": NOW - 60}, "token-expired"),
-    "it begins later": ({"nbf": NOW + 3_600}, "token-not-yet-valid"),
-    "it was made later": ({"iat": NOW + 1_000, "exp": NOW + 1_200}, "token-not-yet-valid"),
+    "it has expired": ({"iat": In(-700), "exp": In(-60)}, "token-expired"),
+    "it begins later": ({"nbf": In(3_600)}, "token-not-yet-valid"),
+    "it was made later": ({"iat": In(1_000), "exp": In(1_200)}, "token-not-yet-valid"),
     "it is for others": ({"aud": "others"}, "token-audience-wrong"),
     "it is for nobody": ({"aud": []}, "token-claim-missing"),
     "it is by others": ({"iss": ISSUER + "evil"}, "token-issuer-wrong"),
-    "it lives too long": ({"exp": NOW + 3_900}, "token-too-long-lived"),
+    "it lives too long": ({"exp": In(3_900)}, "token-too-long-lived"),
     "it lives for ever": ({"exp": 10**15}, "token-too-long-lived"),
     "it has no issuer": ({"iss": None}, "token-claim-missing"),
     "it has no audience": ({"aud": None}, "token-claim-missing"),
@@ -145,7 +156,7 @@ CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("what", CLAIMS)
 def test_a_token_is_refused_because(provider: Provider, what: str) -> None:
     changed, reason = CLAIMS[what]
-    token = provider.token(**changed)
+    token = provider.token(**resolved(changed))
     problem = refusal(provider, token)
     assert (problem.status, problem.name, problem.reason) == (401, "unauthenticated", reason)
     assert problem.headers["WWW-Authenticate"].startswith('Bearer error="invalid_token"')
@@ -155,7 +166,7 @@ def test_a_token_is_refused_because(provider: Provider, what: str) -> None:
 
 def test_the_clocks_may_differ_a_little_and_no_more(provider: Provider) -> None:
     for seconds, is_taken in ((-5, True), (-15, False)):
-        token = provider.token(iat=NOW - 700, exp=time.time() + seconds)
+        token = provider.token(iat=time.time() - 700, exp=time.time() + seconds)
         if is_taken:
             assert caller(provider, token).principal == "ana"
         else:
