@@ -125,7 +125,7 @@ def _grant(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         name = sql.Identifier(role)
         if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(name))
-        members = ["GRANT {} TO CURRENT_USER"]
+        members = ["GRANT {} TO CURRENT_USER"] if role != READER_ROLE else []
         if login and role not in (LOG_ROLE, READER_ROLE):
             members.append("GRANT {} TO fogbook")
         for statement in (*members, *grants):

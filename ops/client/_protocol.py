@@ -142,7 +142,14 @@ def name_of(command: Any) -> str:
 
 def body_of(command: Any) -> bytes:
     """A command as a client sends it: amounts as decimal strings, times as RFC 3339."""
-    return event_encoder(type(command))(command)
+    return msgspec.json.encode(_renamed(msgspec.json.decode(event_encoder(type(command))(command))))
+
+
+def _renamed(said: Any) -> Any:
+    """Fields whose names are words of Python, such as `from_`, have theirs without the stroke."""
+    if isinstance(said, dict):
+        return {name.removesuffix("_"): _renamed(value) for name, value in said.items()}
+    return [_renamed(each) for each in said] if isinstance(said, list) else said
 
 
 # Commands

@@ -6,8 +6,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from socket import SHUT_RDWR
 from typing import Any
 
 import httpx
@@ -245,20 +246,20 @@ def test_the_log_is_followed_and_resumed_where_it_broke(place: Place) -> None:
     with place.client("olga", "auditor") as olga, place.client("ana") as ana:
         whole = [*olga.events(limit=2)]
         assert [event.position for event in whole] == [*range(1, len(whole) + 1)]
-        live = olga.follow(after=len(whole))
-        for expected in range(3):
-            done = ana.send(paid(expected + 1))
-            events = [next(live), next(live)]
-            assert [event.position for event in events] == [event.position for event in done.events]
-            assert events[0].domain.amount == expected + 1
-            _cut(olga)
+        with closing(olga.follow(after=len(whole))) as live:
+            for expected in range(3):
+                done = ana.send(paid(expected + 1))
+                events = [next(live), next(live)]
+                assert [event.position for event in events] == [event.position for event in done.events]
+                assert events[0].domain.amount == expected + 1
+                _cut(olga)
 
 
 def _cut(client: Fogbook) -> None:
     """All its connections break."""
     for connection in client._http._transport._pool.connections:  # type: ignore[attr-defined]
         stream = connection._connection._network_stream
-        stream.get_extra_info("socket").shutdown(2)
+        stream.get_extra_info("socket").shutdown(SHUT_RDWR)
 
 
 def test_a_receipt_is_checked_under_the_keys_that_are_trusted(place: Place) -> None:

