@@ -62,6 +62,7 @@ IMPORTANT = {
 QUIET = {
     *(f"settlement/{name}" for name in ("bridge-liability", "peers", "stuck-transfers", "transfers")),
     *(f"approvals/{name}" for name in ("limits", "requests")),
+    "operations/quarantine",
 }
 """Queries that a single village has nothing to show for."""
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("FOGBOOK_", "DATABASE_", "REDIS_"))}

@@ -649,7 +649,9 @@ def test_no_query_reads_what_has_no_past_without_saying_so() -> None:
     for query in QUERIES.values():
         projection = all_projections()[query.projection]
         own = {table.name for table in projection.tables}
-        assert set(re.findall(r"\bread\.\w+", query.select)) <= own, query.path
+        # What operators ask of the machinery is about all projections, as they are now.
+        if query.context != "operations":
+            assert set(re.findall(r"\bread\.\w+", query.select)) <= own, query.path
         if has_a_past(query):
             made = past_select(query.select)
             assert "read." not in made, query.path
