@@ -107,8 +107,16 @@ def requests_of(round: Round) -> list[Request]:
     choose = random.Random(round.seed)
     wanted = islice(_wanted(choose, round), round.pairs)
     if round.batch:
-        return [_batch(round, by, commands) for by, commands in _by_sender(wanted, round)]
+        return _laned(_by_sender(wanted, round), round)
     return [_single(round, *each) for each in wanted]
+
+
+def _laned(batches: Iterable[tuple[int, list[Wanted]]], round: Round) -> list[Request]:
+    """Batches by turns for each port; those of one sender are for one port, however far it lags behind another."""
+    lanes: list[list[Request]] = [[] for _ in round.ports]
+    for by, commands in batches:
+        lanes[by % len(lanes)].append(_batch(round, by, commands))
+    return [request for turn in zip(*lanes, strict=False) for request in turn]
 
 
 def _get(round: Round, by: int, target: str, known: str) -> Request:

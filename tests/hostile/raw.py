@@ -124,7 +124,7 @@ def _lines(key: str) -> list[Shape]:
         b"PRI * HTTP/2.0", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"\x00" * 64, b"\xff" * 64,
         b"GET /healthz HTTP/1.0",
     )  # fmt: skip
-    allowed = REFUSED | {200, 307, 401, 403}
+    allowed = REFUSED | {200, 303, 307, 401, 403}
     return [
         Shape(
             f"line {line[:40]!r}",
