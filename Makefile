@@ -33,9 +33,10 @@ types: $(VENV)/installed
 
 # Browser tests need a Chromium; where none is installed and none can be, they are skipped.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
-		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && \
-		  DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && timeout 120 apt-get -qq update && \
+		  DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq install --no-install-recommends chromium \
+		  fonts-dejavu-core >/dev/null; } || \
 		echo "No Chromium here: browser tests are skipped."
 
 fixtures: $(VENV)/installed
