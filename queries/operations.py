@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from domain._kernel import Id
+from ops.audit import SIGNED
 from queries._http import SEES_ALL, Context
 
 LATE_S = 30
@@ -247,20 +248,12 @@ class Checkpoint:
 operations.get(
     "checkpoints",
     Checkpoint,
-    """
-    SELECT l.log, coalesce(s.size, 0) AS size,
-           CASE l.log WHEN 'events' THEN h.position ELSE h.number + coalesce(last.ordinal, 0) END
-               - coalesce(s.size, 0) AS unsigned,
-           s.signed_at, coalesce(extract(epoch FROM clock_timestamp() - s.signed_at), 0)::bigint AS age_s,
-           coalesce(t.refused, '') AS refused, h.position AS version, false AS incomplete
-    FROM heads h CROSS JOIN (VALUES ('events'), ('fates')) AS l(log)
-    LEFT JOIN trees t ON t.zone = h.zone AND t.log = l.log
-    LEFT JOIN LATERAL (SELECT size, signed_at FROM signed_checkpoints c WHERE c.zone = h.zone AND c.log = l.log
-                       ORDER BY size DESC, signed_at DESC LIMIT 1) s ON true
-    LEFT JOIN LATERAL (SELECT ordinal FROM attestations a WHERE a.zone = h.zone
-                       ORDER BY ordinal DESC LIMIT 1) last ON true
-    WHERE h.zone = %(zone)s
-    """,
+    f"""
+    SELECT log, size, unsigned, signed_at, coalesce(age_seconds, 0)::bigint AS age_s, refused, h.position AS version,
+           false AS incomplete
+    FROM ({SIGNED}) signed JOIN heads h USING (zone)
+    WHERE zone = %(zone)s
+    """,  # noqa: S608
     key=("log",),
     roles=SEES_ALL,
     timeless=False,

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import hypothesis
 import psycopg
 import pytest
 
+from ops.cli import main
 from ops.migrate import migrate
 from ops.pool import connect, connect_as_signer
 from ops.servers import Servers, start_servers
@@ -212,3 +214,30 @@ def database(new_database: Callable[[], Database]) -> Database:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "fog home"
+
+
+# The command line
+
+Fogbook = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fogbook(
+    database: Database, home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Fogbook:
+    """Runs a subcommand; gives its exit code, standard output and standard error."""
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.setenv("FOGBOOK_MIGRATE_DATABASE_URL", database.superuser_url)
+    monkeypatch.setenv("FOGBOOK_PEPPER", PEPPER)
+    # Logging belongs to the root of a process, and this one is pytest's.
+    monkeypatch.setattr("ops.logging.configure_logging", lambda level: None)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fogbook", *arguments, "--home", str(home)])
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfdbinary.readouterr()
+        return int(ended.value.code or 0), out.decode(), err.decode()
+
+    return run

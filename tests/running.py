@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 
 from ops._supervise import Child, spawn
+from ops.web import App
 
 ROOT = Path(__file__).parents[1]
 STOPPED_WITHIN_S = 60.0
@@ -52,6 +55,24 @@ class Running:
         )
         assert response.status_code == 200, response.text
         return response.json()
+
+
+@contextmanager
+def served(app: App) -> Iterator[str]:
+    """The address of an application that a thread of this process serves until the block ends."""
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @contextmanager

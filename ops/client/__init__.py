@@ -5,7 +5,7 @@
     from queries.ledger import Balance
 
     with Fogbook("http://127.0.0.1:8420", key, trust=["fogbook-1f2e/main+58163cb2+AUXV..."]) as book:
-        done = book.send(Transfer(source="wallet:ana", to="wallet:ben", amount=5_000_000))
+        done = book.send(Transfer("wallet:ana", "wallet:ben", 5_000_000))
         [balance, *_] = book.items("ledger/balance", Balance, account="wallet:ana")
         book.prove(done)
 

@@ -6,12 +6,12 @@ import csv
 import gzip
 import io
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
-import structlog
 from fastapi import Request
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
@@ -42,9 +42,9 @@ MOST_EXPORTED = 10_000
 """Rows of an export; what is larger is read from the query itself, page by page."""
 EXPORT_PAGE = 500
 MOST_POSITION = 2**62
+SCALES_S = 10.0
+"""So long the decimal places of a zone's assets are remembered."""
 FOR_EVER_S = 31_536_000
-
-log = structlog.get_logger("fogbook.console")
 
 
 class SignedOut(Exception):
@@ -91,6 +91,8 @@ class Console:
         self._api = api
         self._sessions = sessions
         self._live = live
+        self._scales: dict[str, tuple[float, dict[str, int]]] = {}
+        """Of each zone its assets' decimal places, and until when they are taken as known."""
 
     async def reader(self, request: Request) -> Reader:
         """Raises SignedOut."""
@@ -106,11 +108,19 @@ class Console:
         zone = request.query_params.get("zone") or _first_zone(caller)
         view = View(zone, request.query_params.get("as_of", ""), caller.principal, caller.role)
         reader = Reader(session, caller, view, Origin.of(request))
-        return replace(reader, view=replace(view, scales=await self._scales(reader)))
+        return replace(reader, view=replace(view, scales=await self._scales_of(reader)))
 
-    async def _scales(self, reader: Reader) -> dict[str, int]:
-        answered = await self.ask(reader, "/queries/ledger/assets", {"limit": "500"}, now=True)
-        return {item["asset"]: item["scale"] for item in answered.value["items"]} if answered.ok else {}
+    async def _scales_of(self, reader: Reader) -> dict[str, int]:
+        """Assets are rarely defined: whoever looks at a panel does not ask for them each time."""
+        until, scales = self._scales.get(reader.view.zone, (0.0, {}))
+        if until > time.monotonic():
+            return scales
+        answered = await self.ask(reader, "/queries/ledger/assets", {"limit": str(MOST_LIMIT)}, now=True)
+        if not answered.ok:
+            return {}
+        scales = {item["asset"]: item["scale"] for item in answered.value["items"]}
+        self._scales[reader.view.zone] = (time.monotonic() + SCALES_S, scales)
+        return scales
 
     async def ask(
         self, reader: Reader, path: str, query: Mapping[str, str | list[str]], now: bool = False
@@ -333,8 +343,6 @@ def _inside(path: str | None) -> str:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    from urllib.parse import parse_qsl
-
     body = await body_of(request, headers_of(request))
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=50))

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import threading
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from domain.ledger import MintTokens, OpenWallet, Transfer
@@ -30,6 +27,7 @@ from tests.conftest import PEPPER, Database
 from tests.history import history
 from tests.integration.test_as_of import archive
 from tests.living import _send, go_on, made, sign, write_log
+from tests.running import served
 
 STEPS = 260
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -55,7 +53,7 @@ def address(lived: Database) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", lived.url)
         patch.setenv("FOGBOOK_PEPPER", PEPPER)
-        with served() as url:
+        with served(make_app()) as url:
             yield url
 
 
@@ -63,24 +61,6 @@ def aside(function: Callable[..., Any], *arguments: Any) -> Any:
     """Playwright's own loop runs in this thread, so another one runs what needs a loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(function, *arguments).result()
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.02)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")

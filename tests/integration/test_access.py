@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +19,9 @@ import pytest
 from ops.access import Access, KeyRefused, _lookup, administered, create_key, revoke_key, rotate_key
 from ops.access._journal import IN_ORDER
 from ops.app import make_app
-from ops.cli import main
 from ops.keys import list_keys
 from tests.acceptance.api import Caller, Village, environment, village
-from tests.conftest import PEPPER, Database
+from tests.conftest import PEPPER, Database, Fogbook
 from tests.tokens import AUDIENCE, ISSUER, Provider
 
 Scenario = Callable[[Village], Coroutine[Any, Any, None]]
@@ -485,29 +483,6 @@ def test_where_no_issuer_is_configured_a_token_is_no_key(play: Any, tmp_path: Pa
 
 
 # The command line
-
-Fogbook = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def fogbook(
-    database: Database, home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Fogbook:
-    """Runs a subcommand; gives its exit code, standard output and standard error."""
-    monkeypatch.setenv("DATABASE_URL", database.url)
-    monkeypatch.setenv("FOGBOOK_MIGRATE_DATABASE_URL", database.superuser_url)
-    monkeypatch.setenv("FOGBOOK_PEPPER", PEPPER)
-    monkeypatch.setattr("ops.logging.configure_logging", lambda level: None)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fogbook", *arguments, "--home", str(home)])
-        capfdbinary.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfdbinary.readouterr()
-        return int(ended.value.code or 0), out.decode(), err.decode()
-
-    return run
 
 
 ANA = ("keys", "create", "--role", "participant", "--name", "ana")

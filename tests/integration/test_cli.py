@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,37 +17,12 @@ from commands._log import PostgresLog
 from commands._sequencer import Sequencer
 from domain.ledger import MintTokens, OpenWallet, Transfer
 from ops.access import secret_digest
-from ops.cli import main
 from ops.home import Run, read_run, write_run
 from ops.logging import hide_secrets
 from ops.settings import APP_ROLE
 from ops.zones import ensure_zone
 from projections._follower import Follower
-from tests.conftest import PEPPER, Database
-
-Fogbook = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def fogbook(
-    database: Database, home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Fogbook:
-    """Runs a subcommand; gives its exit code, standard output and standard error."""
-    monkeypatch.setenv("DATABASE_URL", database.url)
-    monkeypatch.setenv("FOGBOOK_MIGRATE_DATABASE_URL", database.superuser_url)
-    monkeypatch.setenv("FOGBOOK_PEPPER", PEPPER)
-    # Logging belongs to the root of a process, and this one is pytest's.
-    monkeypatch.setattr("ops.logging.configure_logging", lambda level: None)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fogbook", *arguments, "--home", str(home)])
-        capfdbinary.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfdbinary.readouterr()
-        return int(ended.value.code or 0), out.decode(), err.decode()
-
-    return run
+from tests.conftest import PEPPER, Database, Fogbook
 
 
 def one_sentence(text: str) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from commands._signatures import public_key, sign
@@ -40,6 +39,7 @@ from projections._follower import Follower
 from queries.ledger import Balance, StatementLine
 from tests.acceptance.api import environment
 from tests.conftest import PEPPER, Database
+from tests.running import served
 
 PATIENCE_S = 20.0
 ORIGIN = "fogbook.test"
@@ -68,23 +68,6 @@ def following(database: Database) -> Iterator[None]:
         thread.join()
 
 
-@contextmanager
-def served() -> Iterator[str]:
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 class Place:
     def __init__(self, url: str, database: Database) -> None:
         self.url = url
@@ -104,7 +87,7 @@ def place(database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch) -
     """Ana owns 1000, Ben has a wallet."""
     environment(monkeypatch, database, redis_url)
     assert ensure_zone(database.url, "main")
-    with following(database), served() as url:
+    with following(database), served(make_app()) as url:
         place = Place(url, database)
         with place.client("ana") as ana, place.client("ben") as ben, place.client("odo", "operator") as odo:
             ana.send(OpenWallet("wallet:ana"))

@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
@@ -46,7 +46,6 @@ class Read(HTMLParser):
         self.links: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self._panel = ""
-        self._table = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -92,7 +91,6 @@ class Served:
     database: Database
     app: App
     service: QueryService
-    keys: dict[str, str] = field(default_factory=dict)
 
     @asynccontextmanager
     async def reader(self, principal: str, role: str) -> AsyncIterator[Reader]:
