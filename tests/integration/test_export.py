@@ -36,13 +36,11 @@ from projections._engine import all_projections
 from projections._notes import verifier_key
 from projections._transparency import EVENTS, FATES, begin, extend, root_at
 from queries._events import Event, rfc3339
-from tests.conftest import Database
+from tests.conftest import Database, Fogbook
 from tests.history import history
-from tests.integration.test_cli import Fogbook, fogbook, one_sentence
+from tests.integration.test_cli import one_sentence
 from tests.living import ORIGIN, SECRET, digests, follow, go_on, live, made
 from tests.running import ROOT, running
-
-__all__ = ["fogbook"]
 
 STEPS = 120
 NewDatabase = Callable[[], Database]

@@ -19,14 +19,11 @@ from projections._kept import Kept
 from projections._notes import UnknownKey, open_checkpoint
 from projections._transparency import EVENTS, FATES, Forked, Signed, Unsignable, extend_and_sign
 from projections._tree import EMPTY_ROOT
-from tests.conftest import Database
-from tests.integration.test_cli import Fogbook, fogbook
+from tests.conftest import Database, Fogbook
 from tests.integration.test_signing_cli import answered, refused
 from tests.logs import captured_logs
 from tests.signing import ORIGIN, SECRET, Zone, attested, keys
 from workers.checkpoints import Checkpoints
-
-__all__ = ["fogbook"]
 
 TABLES = (
     *("heads", "events", "commands", "trees", "tiles"),

@@ -12,13 +12,10 @@ from commands._signatures import log_key
 from ops.zones import ZoneRefused, ensure_zone
 from projections._notes import open_checkpoint, parse_key
 from projections._transparency import EVENTS, extend_and_sign
-from tests.conftest import Database
-from tests.integration.test_cli import Fogbook, fogbook
+from tests.conftest import Database, Fogbook
 from tests.integration.test_signing_cli import refused
 from tests.signing import ORIGIN, SECRET
 from tests.support import economy
-
-__all__ = ["fogbook"]
 
 
 def test_no_zone_is_named_as_second_logs_are(database: Database, fogbook: Fogbook) -> None:

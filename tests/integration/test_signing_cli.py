@@ -17,12 +17,10 @@ from ops.settings import Settings
 from ops.web import App
 from projections._notes import COSIGNATURE, ED25519, open_checkpoint, parse_key, verifier_key
 from projections._transparency import EVENTS, FATES
-from tests.conftest import PEPPER, Database
+from tests.conftest import PEPPER, Database, Fogbook
 from tests.integration import test_up
-from tests.integration.test_cli import Fogbook, fogbook, one_sentence
+from tests.integration.test_cli import one_sentence
 from tests.signing import ORIGIN, SECRET, Zone
-
-__all__ = ["fogbook"]
 
 WITNESS = Ed25519PrivateKey.from_private_bytes(bytes(32))
 VKEY = str(verifier_key("witness.example", WITNESS, COSIGNATURE))
