@@ -8,7 +8,7 @@ MINUTES ?= 5
 ONLY ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint types browser fixtures bench torture requirements sbom audit clean
+.PHONY: run test long lint types tools fixtures openapi bench torture requirements sbom audit clean
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fogbook needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
@@ -22,6 +22,9 @@ run: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
+long: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long --timeout=1800 $(ARGS)
+
 lint: $(VENV)/installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -31,16 +34,23 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/python -m mypy
 
-# Browser tests need a Chromium; where none is installed and none can be, they are skipped.
-browser:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+# Programs that pip does not have, and Debian does; tests that need one which is not and cannot be had are skipped.
+PROGRAMS := chromium:chromium promtool:prometheus pgbouncer:pgbouncer docker-compose:docker-compose nginx:nginx-light
+tools: $(VENV)/installed
+	@for each in $(PROGRAMS); do command -v "$${each%%:*}" >/dev/null || set -- "$$@" "$${each##*:}"; done; \
+	test $$# = 0 || \
 		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && timeout 120 apt-get -qq update && \
-		  DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq install --no-install-recommends chromium \
-		  fonts-dejavu-core >/dev/null; } || \
-		echo "No Chromium here: browser tests are skipped."
+		  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 240 apt-get -qq install --no-install-recommends \
+		  fonts-dejavu-core "$$@" >/dev/null; } || \
+		echo "Not here: $$*. Tests that need them are skipped."
+	@$(BIN)/python -m pip install --quiet --editable '.[tools]' || \
+		echo "No Helm, schemas of Kubernetes or squawk here: tests of ops/deploy that need them are skipped."
 
 fixtures: $(VENV)/installed
 	$(BIN)/python -m ops.catalogue --fixtures
+
+openapi: $(VENV)/installed
+	$(BIN)/python -m ops.openapi
 
 bench: $(VENV)/installed
 	$(BIN)/python -m ops.cli bench $(ARGS)

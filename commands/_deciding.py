@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,8 +32,7 @@ from domain.principals import may_act_unsigned
 log = structlog.get_logger("fogbook.sequencer")
 
 
-@dataclass(slots=True, eq=False)
-class Command:
+class Command(msgspec.Struct, eq=False):
     """A validated command on its way; `request` is its canonical form, which its key is bound to."""
 
     name: str

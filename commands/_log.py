@@ -15,7 +15,14 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import psycopg
 
 from commands._append import APPEND_TO_LOG, parameters
-from commands._codec import Recorded, command_number, decode_known, state_decoder, state_schema
+from commands._codec import (
+    Recorded,
+    UnknownEventType,
+    command_number,
+    decode_known,
+    state_decoder,
+    state_schema,
+)
 from domain._kernel import Stream
 from ops.waits import WAIT_S, AsyncConnection, connection_options
 
@@ -289,9 +296,18 @@ class PostgresLog:
 
 
 def evolve_entries(entries: dict[str, Entry], events: Iterable[Recorded]) -> None:
-    """Bring the given streams up to date with events that somebody else appended."""
+    """Bring the given streams up to date with events that somebody else appended.
+
+    What a newer version appended may not be known here: such a stream is dropped, so that whoever asks for it loads it,
+    and is told. Whatever else goes wrong on the way, no event is folded twice.
+    """
     for event in events:
         entry = entries.get(event.stream)
-        if entry is not None:
+        if entry is None or event.version <= entry.version:
+            continue
+        try:
             entry.state = entry.stream.evolve(entry.state, decode_known(event.type, event.data))
+        except UnknownEventType:
+            del entries[event.stream]
+        else:
             entry.version = event.version

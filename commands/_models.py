@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 
-from commands._codec import cache
+from commands._codec import cache, decode_json
 from commands._subjects import MARK
 from domain._kernel import AMOUNT_LIMIT, BASIS_POINTS
 from domain.ledger import accounts
@@ -26,6 +27,7 @@ from ops.problems import Problem
 
 ID = re.compile(r"[a-z0-9._-]{1,64}\Z")
 PATH = re.compile(r"[a-z0-9._-]{1,64}(:[a-z0-9._-]{1,64}){0,2}\Z")
+ACCOUNT = re.compile(rf"({'|'.join(accounts.categories)})(:[a-z0-9._-]{{1,64}}){{0,2}}\Z")
 ASSET = re.compile(r"([a-z0-9._-]{1,64}/)?[A-Z][A-Z0-9]{1,15}\Z")
 AMOUNT = re.compile(r"(0|[1-9][0-9]{0,37})\Z")
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z")
@@ -91,6 +93,8 @@ def path(value: Any) -> str:
 
 
 def account_id(value: Any) -> str:
+    if type(value) is str and ACCOUNT.match(value):
+        return value
     account = path(value)
     if account.partition(":")[0] in accounts.categories:
         return account
@@ -239,6 +243,19 @@ def _replaced(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
 
 def command_from(command: type, body: Any) -> Any:
     """The command that a parsed body means. Raises Problem 422 that names every field at fault."""
+    checker = _checker(command)
+    if checker is not None and type(body) is dict:
+        # Where it finds anything wrong, the model says what, and in which fields.
+        try:
+            if (checked := checker(body)) is not None:
+                return checked
+        except (PydanticCustomError, KeyError):
+            pass
+    return from_model(command, body)
+
+
+def from_model(command: type, body: Any) -> Any:
+    """The same by the pydantic model alone, which the OpenAPI document shows."""
     try:
         return _as_dataclass(command, model_of(command).model_validate(body))
     except ValidationError as error:
@@ -247,6 +264,30 @@ def command_from(command: type, body: Any) -> Any:
             for e in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise Problem(422, "invalid-body", errors[0]["message"], errors=errors) from None
+
+
+@cache
+def _checker(command: type) -> Callable[[dict[str, Any]], Any] | None:
+    """What checks a body as the model does, in less time; None for a command that has more than fields of the kinds.
+    It returns None, or raises PydanticCustomError or KeyError, where the model refuses."""
+    hints = get_type_hints(command, include_extras=True)
+    names: dict[str, Any] = {"command": command}
+    arguments = []
+    for f in fields(command):
+        hint, name = hints[f.name], f.name.removesuffix("_")
+        kind = hint.__metadata__[0] if get_origin(hint) is Annotated else hint
+        if kind not in KINDS or f.default_factory is not MISSING:
+            return None
+        names[f"check_{name}"], names[f"default_{name}"] = KINDS[kind][1], f.default
+        given = f"check_{name}(body[{name!r}])"
+        arguments.append(
+            given if f.default is MISSING else f"{given} if {name!r} in body else default_{name}"
+        )
+    names["known"] = frozenset(f.name.removesuffix("_") for f in fields(command))
+    source = f"def checked(body): return command({', '.join(arguments)}) if body.keys() <= known else None"
+    exec(source, names)  # noqa: S102 - the source is made of field names of our own classes
+    checked: Callable[[dict[str, Any]], Any] = names["checked"]
+    return checked
 
 
 def _printable(part: str | int) -> str:
@@ -309,6 +350,38 @@ _decoder = json.JSONDecoder(
 
 def strict_json(body: bytes) -> Any:
     """Parse JSON without the freedoms that let two readers understand it differently. Raises Problem 400."""
+    # So few bytes hold no more values than are taken.
+    if len(body) < MOST_VALUES and body.isascii() and b"\\" not in body:
+        try:
+            parsed = decode_json(body)
+            if _texts(parsed, MOST_DEPTH) * 2 == body.count(b'"'):
+                return parsed
+        except (msgspec.DecodeError, RecursionError):
+            pass
+    return parse_strictly(body)
+
+
+def _texts(parsed: Any, depth: int) -> int:
+    """How many texts, names included, an object of texts, whole numbers, flags and such objects consists of; less
+    than 0 for anything else.
+
+    Each text without escapes had two quotes. Where these are as many as the body's, no name stood twice in an object:
+    its second place would have taken that of the first.
+    """
+    if type(parsed) is not dict or not depth:
+        return -MOST_VALUES
+    found = len(parsed)
+    for value in parsed.values():
+        kind = type(value)
+        if kind is str:
+            found += 1
+        elif kind is not int and kind is not bool and value is not None:
+            found += _texts(value, depth - 1)
+    return found
+
+
+def parse_strictly(body: bytes) -> Any:
+    """The same for any JSON, and with what is wrong with it."""
     facts: dict[str, Any] = {}
     try:
         # Hardly any body has so many brackets or commas in all: then nothing needs to be measured.

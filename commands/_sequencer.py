@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import structlog
 
+from commands._codec import UnknownEventType
 from commands._deciding import Command, Decided, Outcome, failed, remembered, unavailable
 from commands._log import ClockAhead, Entry, Head, KeyUsed, Log, LogUnavailable, evolve_entries
 from domain._kernel import Stream
@@ -76,6 +77,9 @@ class Sequencer:
         self._waiting = asyncio.Event()
         self._head: Head | None = None
         self._task: asyncio.Task[None] | None = None
+        self.batches = 0
+        self.conflicts = 0
+        """Batches that were decided again under the lock, since another process had appended."""
 
     # Life
 
@@ -209,6 +213,10 @@ class Sequencer:
             for command in batch:
                 self._answer(command, unavailable("the server's clock is ahead of the database's"))
         except Exception as error:
+            if len(batch) == 1 and isinstance(error, UnknownEventType):
+                log.error("older_than_log", zone=self.zone, command=batch[0].name, type=str(error))
+                self._answer(batch[0], unavailable("this process is of an older version than its log"))
+                return
             if len(batch) == 1:
                 log.error("command_failed", zone=self.zone, command=batch[0].name, exc_info=error)
                 self._answer(batch[0], failed())
@@ -218,6 +226,7 @@ class Sequencer:
             await self._process(batch[middle:])
 
     async def _sequence(self, batch: list[Command]) -> None:
+        self.batches += 1
         self._forget()
         for _ in range(MOST_LOAD_ROUNDS):
             if not batch:
@@ -236,6 +245,7 @@ class Sequencer:
         self._commit(decided)
 
     async def _sequence_under_lock(self, batch: list[Command]) -> Decided:
+        self.conflicts += 1
         for chases in range(MOST_CHASES + 1):
             async with self._log.locked(self.zone) as head:
                 if head.position - self.head.position <= MOST_UNDER_LOCK or chases == MOST_CHASES:

@@ -24,12 +24,14 @@ class Zones:
         failed: Callable[[BaseException], None],
         most_streams: int,
         wait_s: float = WAIT_S,
+        sequencer: Callable[..., Sequencer] = Sequencer,
     ) -> None:
         self._log = log
         self._moved = moved
         self._failed = failed
         self._most_streams = most_streams
         self._wait_s = wait_s
+        self._make = sequencer
         self._sequencers: dict[str, Sequencer] = {}
         self._starting: dict[str, asyncio.Task[Sequencer | None]] = {}
 
@@ -66,7 +68,7 @@ class Zones:
         return sequencer
 
     async def _begun(self, zone: str, seen: Head | None) -> Sequencer | None:
-        sequencer = Sequencer(
+        sequencer = self._make(
             zone,
             self._log(),
             moved=self._moved,

@@ -8,20 +8,23 @@ import importlib
 import os
 import pkgutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
 
 import psycopg
 import structlog
 from fastapi import FastAPI
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 import commands
 from commands._erasing import Eraser
 from commands._http import CommandApi, register
 from commands._log import PostgresLog
+from commands._sequencer import Sequencer
 from commands._subjects import Keyring
 from commands._zones import Zones
+from ops import traces
 from ops.access import open_access
 from ops.health import add_health
 from ops.logging import configure_logging
@@ -34,6 +37,12 @@ from workers._broker import Waker
 QUEUED = Gauge("fogbook_commands_queued", "Commands waiting for their batch", ["zone"])
 STREAMS = Gauge("fogbook_streams_in_memory", "Folded streams kept in memory", ["zone"])
 POSITION = Gauge("fogbook_log_position", "The log's position as this process knows it", ["zone"])
+BATCHES = Counter("fogbook_batches_total", "Batches of commands that were sequenced", ["zone"])
+CONFLICTS = Counter(
+    "fogbook_sequencer_conflicts_total",
+    "Batches decided again under the lock, since another process had appended",
+    ["zone"],
+)
 
 log = structlog.get_logger("fogbook.commands")
 
@@ -61,7 +70,7 @@ class CommandService:
             raise SettingsIncomplete("DATABASE_URL must be set.")
         with psycopg.connect(settings.database_url, connect_timeout=5) as connection:
             check_safe(connection)
-        waker = Waker(settings.redis_url or "redis://127.0.0.1:6379")
+        waker, sequencer, trail = _writing(settings.redis_url or "redis://127.0.0.1:6379")
         zones = Zones(
             lambda: PostgresLog(
                 settings.database_url, APP_ROLE, settings.prepare_statements, settings.database_wait_s
@@ -70,6 +79,7 @@ class CommandService:
             failed=_stop_process,
             most_streams=settings.streams_in_memory,
             wait_s=settings.database_wait_s,
+            sequencer=sequencer,
         )
         async with (
             open_pool(settings, "fogbook commands", 4) as pool,
@@ -89,11 +99,27 @@ class CommandService:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await zones.stop()
                 waker.close()
+                if trail is not None:
+                    trail.close()
+
+
+def _writing(redis_url: str) -> tuple[Waker, Callable[..., Sequencer], traces.Closing | None]:
+    """What wakes followers and what sequences; where traces are on, such as make spans of it."""
+    if traces.active is None:
+        return Waker(redis_url), Sequencer, None
+    from commands._traced import traced_writing
+
+    return traced_writing(redis_url)
 
 
 async def _observe(zones: Zones) -> None:
+    counted: WeakKeyDictionary[Sequencer, tuple[int, int]] = WeakKeyDictionary()
     while True:
         for sequencer in zones.all():
+            batches, conflicts = counted.get(sequencer, (0, 0))
+            counted[sequencer] = sequencer.batches, sequencer.conflicts
+            BATCHES.labels(sequencer.zone).inc(sequencer.batches - batches)
+            CONFLICTS.labels(sequencer.zone).inc(sequencer.conflicts - conflicts)
             QUEUED.labels(sequencer.zone).set(sequencer.queued)
             STREAMS.labels(sequencer.zone).set(sequencer.streams_in_memory)
             POSITION.labels(sequencer.zone).set(sequencer.head.position)

@@ -1,6 +1,6 @@
 """Commands of approvals over HTTP."""
 
-from commands._http import OPERATOR, Context
+from commands._routes import OPERATOR, Context
 from domain.approvals import ZONE, Approve, Reject, SetLimit
 from domain.approvals import approvals as zone_approvals
 

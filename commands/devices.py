@@ -1,6 +1,6 @@
 """Commands of devices and reputation over HTTP."""
 
-from commands._http import ANYONE, PARTICIPANT, SERVICE, Context
+from commands._routes import ANYONE, PARTICIPANT, SERVICE, Context
 from domain.devices import (
     Heartbeat,
     MarkOffline,

@@ -1,6 +1,6 @@
 """Harvest's commands over HTTP."""
 
-from commands._http import ANYONE, OPERATOR, PARTICIPANT, SERVICE, Context
+from commands._routes import ANYONE, OPERATOR, PARTICIPANT, SERVICE, Context
 from domain.harvest import (
     ApproveReward,
     DecideContribution,

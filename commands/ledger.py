@@ -1,6 +1,6 @@
 """The ledger's commands over HTTP."""
 
-from commands._http import ANYONE, OPERATOR, PARTICIPANT, SERVICE, Context
+from commands._routes import ANYONE, OPERATOR, PARTICIPANT, SERVICE, Context
 from domain.ledger import (
     BurnTokens,
     CaptureHold,

@@ -1,6 +1,6 @@
 """The marketplace's commands over HTTP: offerings, requests and contracts."""
 
-from commands._http import OPERATOR, PARTICIPANT, SERVICE, Context
+from commands._routes import OPERATOR, PARTICIPANT, SERVICE, Context
 from domain.marketplace.contracts import (
     ExpireContract,
     MeterUsage,

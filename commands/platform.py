@@ -1,6 +1,6 @@
 """The zone's own commands over HTTP."""
 
-from commands._http import OPERATOR, Context
+from commands._routes import OPERATOR, Context
 from domain.platform import AdvanceClock
 
 platform = Context(__name__)

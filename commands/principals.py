@@ -1,6 +1,6 @@
 """Commands of principals over HTTP."""
 
-from commands._http import PARTICIPANT, Context
+from commands._routes import PARTICIPANT, Context
 from domain.principals import (
     EraseSubject,
     RegisterSigningKey,

@@ -1,6 +1,6 @@
 """Settlement's commands over HTTP."""
 
-from commands._http import ANYONE, OPERATOR, PARTICIPANT, SERVICE, Context
+from commands._routes import ANYONE, OPERATOR, PARTICIPANT, SERVICE, Context
 from domain.settlement.disputes import OpenDispute, ResolveDispute, SubmitEvidence, disputes
 from domain.settlement.transfers import (
     InitiateTransfer,

@@ -1,6 +1,6 @@
 """Staking's commands over HTTP."""
 
-from commands._http import ANYONE, OPERATOR, PARTICIPANT, Context
+from commands._routes import ANYONE, OPERATOR, PARTICIPANT, Context
 from domain.staking import (
     AllocateRewards,
     AppealSlash,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+STUCK_ATTEMPTS = 3
+"""So many refused attempts mean that a timer is stuck."""
+
 SIGNED = """
 SELECT h.zone, l.log, coalesce(s.size, 0) AS size, s.signed_at,
        extract(epoch FROM clock_timestamp() - s.signed_at)::float8 AS age_seconds,

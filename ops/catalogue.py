@@ -150,7 +150,7 @@ def _message(name: str, event: type) -> Json:
 def _schema(cls: type) -> Json:
     hints = get_type_hints(cls, include_extras=True)
     shape = shape_of(cls)
-    docs = _field_docs(cls)
+    docs = field_docs(cls)
     properties = {}
     for f in fields(cls):
         schema = _of_kind(required(hints[f.name]), shape[f.name]["kind"])
@@ -189,7 +189,7 @@ def _doc(cls: type) -> str:
     return "" if written.startswith(f"{cls.__name__}(") else " ".join(inspect.cleandoc(written).split())
 
 
-def _field_docs(cls: type) -> dict[str, str]:
+def field_docs(cls: type) -> dict[str, str]:
     """The strings that stand behind a class's fields."""
     body = _classes(sys.modules[cls.__module__])[cls.__name__].body
     found = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -11,15 +12,17 @@ import psycopg
 from pydantic import SecretStr
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
-from ops.settings import Settings
+from ops.settings import Settings, secret_files
 
 MASK = "********"
 
 
 def effective(settings: Settings) -> list[dict[str, str]]:
-    """Of each setting its environment variable, its value, where that comes from (environment, .env or default), and
-    what it is."""
-    read = (("environment", EnvSettingsSource(Settings)()), (".env", DotEnvSettingsSource(Settings)()))
+    """Of each setting its variable, its value, where that comes from (environment, a file, .env or default),
+    and what it is."""
+    read = [("environment", EnvSettingsSource(Settings)())]
+    read += [("file in FOGBOOK_SECRETS", files()) for files in secret_files(Settings)]
+    read.append((".env", DotEnvSettingsSource(Settings)()))
     said = _descriptions()
     shown = []
     for name, known in Settings.model_fields.items():
@@ -57,6 +60,7 @@ def _masked_conninfo(text: str) -> str:
     return psycopg.conninfo.make_conninfo(**parts | {"password": MASK})
 
 
+@functools.cache
 def _descriptions() -> dict[str, str]:
     """The text beneath each setting in its class, which Python itself does not keep."""
     (body,) = ast.parse(inspect.getsource(Settings)).body

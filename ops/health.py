@@ -9,34 +9,33 @@ from typing import Any
 
 import psycopg
 from fastapi import Request
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from starlette.responses import Response
 
 from commands._codec import encode_json
-from ops.audit import ARCHIVED, SIGNED
-from ops.pool import Pool, open_pool
+from ops.measures import DATABASE_UP, measure
+from ops.pool import Pool, measure_pools, open_pool
 from ops.problems import Problem, documented
 from ops.settings import Settings
 from ops.web import App
+from projections._wanted import OPERATED
 
 MOST_LAG_S = 30.0
 
-SIGNED_SIZE = Gauge("fogbook_signed_size", "Entries under a log's newest checkpoint", ["zone", "log"])
-SIGNED_AGE_S = Gauge("fogbook_signed_age_seconds", "Age of a log's newest checkpoint", ["zone", "log"])
-UNSIGNED = Gauge("fogbook_unsigned_entries", "Entries behind a log's newest checkpoint", ["zone", "log"])
-ARCHIVE_LAG = Gauge("fogbook_archive_lag_events", "Events the archive is behind", ["zone", "projection"])
-
-LAGS = """
+LAGS = f"""
 SELECT c.zone, c.projection, h.position - c.position AS events,
        CASE WHEN h.position = c.position THEN 0
             ELSE extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 END AS seconds,
-       h.clock = 'real' AS real
+       h.clock = 'real' AS real, held.zone IS NOT NULL AS paused
 FROM checkpoints c
 JOIN heads h USING (zone)
+LEFT JOIN ({OPERATED}) held ON (held.zone, held.projection) = (c.zone, c.projection)
 LEFT JOIN events e ON e.zone = c.zone AND e.position = c.position + 1
 WHERE c.live
 ORDER BY 1, 2
-"""
+"""  # noqa: S608 - made of our own text only
 
 
 class Health:
@@ -53,7 +52,7 @@ class Health:
         return Response(b'{"status":"alive"}', media_type="application/json")
 
     async def ready(self, request: Request) -> Response:
-        """The database answers, and no projection lags too far behind."""
+        """The database answers, and no projection lags too far behind; one that operators hold does not count."""
         assert self._pool is not None
         try:
             async with self._pool.connection() as connection:
@@ -64,33 +63,31 @@ class Health:
             ) from None
         lags = [
             {"zone": zone, "projection": projection, "events": events, "seconds": round(seconds or 0, 3)}
-            for zone, projection, events, seconds, _ in rows
+            | ({"paused": True} if paused else {})
+            for zone, projection, events, seconds, _, paused in rows
         ]
         late = [
-            lag for lag, row in zip(lags, rows, strict=True) if row[4] and float(row[3] or 0) > MOST_LAG_S
+            lag
+            for lag, (*_, seconds, real, paused) in zip(lags, rows, strict=True)
+            if real and not paused and float(seconds or 0) > MOST_LAG_S
         ]
         if late:
             raise Problem(503, "not-ready", "A projection lags behind.", late=late)
         return Response(encode_json({"status": "ready", "lags": lags}), media_type="application/json")
 
     async def metrics(self, request: Request) -> Response:
-        """What this process counted; also how far the archivist is, as the database knows, if it answers."""
-        with contextlib.suppress(psycopg.Error):
-            await self._measure()
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-    async def _measure(self) -> None:
+        """What this process counted, and what the database knows of all of them, if it answers. Exemplars, which lead
+        to traces, are told to whoever takes OpenMetrics."""
         assert self._pool is not None
-        async with self._pool.connection() as connection:
-            signed = await (await connection.execute(SIGNED)).fetchall()
-            archived = await (await connection.execute(ARCHIVED)).fetchall()
-        for zone, log, size, _, age_s, unsigned, _ in signed:
-            SIGNED_SIZE.labels(zone, log).set(size)
-            UNSIGNED.labels(zone, log).set(unsigned)
-            if age_s is not None:
-                SIGNED_AGE_S.labels(zone, log).set(age_s)
-        for zone, projection, *_, lag in archived:
-            ARCHIVE_LAG.labels(zone, projection).set(lag)
+        measure_pools()
+        DATABASE_UP.set(0)
+        with contextlib.suppress(psycopg.Error):
+            async with self._pool.connection() as connection:
+                await measure(connection)
+            DATABASE_UP.set(1)
+        if "application/openmetrics-text" in request.headers.get("accept", ""):
+            return Response(generate_openmetrics(REGISTRY), media_type=OPENMETRICS)  # type: ignore[no-untyped-call]
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 def add_health(app: App) -> None:
@@ -114,5 +111,5 @@ def add_health(app: App) -> None:
         health.metrics,
         tags=["operations"],
         summary="Prometheus metrics",
-        responses={200: {"content": {"text/plain": {}}}},
+        responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
     )

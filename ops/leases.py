@@ -156,6 +156,15 @@ class Rates:
             await self._refill(bucket, count - taken)
         return taken
 
+    async def reaches_valkey(self) -> bool:
+        """Whether Valkey answers; True where this process uses none."""
+        if self._client is None:
+            return True
+        try:
+            return bool(await asyncio.to_thread(self._client.ping))
+        except (redis.RedisError, OSError):
+            return False
+
     def give_back(self, bucket: Bucket, count: int) -> None:
         bucket.left += count
 

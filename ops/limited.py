@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-from commands import _http, _models, _sequencer
+from commands import _batch, _models, _sequencer
 from ops import protocol, web
 from ops.settings import Settings
 from queries import _sql, history
@@ -53,7 +53,7 @@ def limits() -> list[Limit]:
         _fixed("the head of a request", f"{protocol.MOST_HEAD_BYTES} bytes", "431"),
         _fixed("its arrival", f"{protocol.HEAD_DEADLINE_S:g} s", "408"),
         _fixed("a body, or a line of a batch", f"{web.MOST_BODY_BYTES} bytes", "413"),
-        _fixed("a batch", f"{web.MOST_BATCH_BYTES} bytes, {_http.MOST_LINES} lines", "413"),
+        _fixed("a batch", f"{web.MOST_BATCH_BYTES} bytes, {_batch.MOST_LINES} lines", "413"),
         _fixed("the arrival of a body", f"{web.BODY_DEADLINE_S:g} s", "408"),
         _fixed("levels of JSON", _models.MOST_DEPTH, "400"),
         _fixed("values in a body", _models.MOST_VALUES, "400"),

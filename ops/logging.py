@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from commands._codec import encode_json
+from ops.traces import trace_id
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
@@ -37,6 +38,7 @@ def configure_logging(level: str = "info") -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _add_trace,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *(() if person else (_render_exception,)),
             redact,
@@ -51,6 +53,13 @@ def configure_logging(level: str = "info") -> None:
     root.setLevel(max(number, logging.WARNING))
     for name in ("uvicorn", "dramatiq"):
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def _add_trace(logger: object, method: str, event: Event) -> Event:
+    """Where the request or batch at work is traced, its lines lead to the trace."""
+    if trace := trace_id():
+        event["trace_id"] = trace
+    return event
 
 
 def redact(logger: object, method: str, event: Event) -> Event:

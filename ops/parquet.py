@@ -78,7 +78,7 @@ def write_parquet(path: Path, manifest: Manifest, entries: Iterable[Entry], tick
 def _write(reading: int, file: Path, manifest: Manifest, failed: list[duckdb.Error]) -> None:
     """Runs in a thread of its own, so that whoever reads the log is the one that an interrupt ends."""
     statement = WRITE.format(
-        file=_literal(str(file)), manifest=_literal(encode_json(manifest.shown()).decode())
+        file=literal(str(file)), manifest=literal(encode_json(manifest.shown()).decode())
     )
     try:
         with duckdb.connect(config=LIMITS) as connection:
@@ -89,7 +89,8 @@ def _write(reading: int, file: Path, manifest: Manifest, failed: list[duckdb.Err
         os.close(reading)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text in SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 

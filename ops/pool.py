@@ -11,6 +11,7 @@ from select import POLLIN, poll
 from typing import Any
 
 import psycopg
+from prometheus_client import Counter, Gauge
 from psycopg.pq import TransactionStatus
 
 from ops.settings import APP_ROLE, SIGNER_ROLE, Settings
@@ -23,6 +24,11 @@ MOST_AGE_S = 3_600.0
 """What a server's process remembers of its statements grows: a connection is used for an hour."""
 
 IDLE = TransactionStatus.IDLE
+
+SIZE = Gauge("fogbook_pool_size", "Connections that a pool may open", ["pool"])
+IN_USE = Gauge("fogbook_pool_in_use", "Connections of a pool at work", ["pool"])
+WAITING = Gauge("fogbook_pool_waiting", "Requests that wait for a connection", ["pool"])
+REFUSED = Counter("fogbook_pool_refused_total", "Requests that got no connection in time", ["pool"])
 
 
 class NoConnection(psycopg.OperationalError):
@@ -41,7 +47,8 @@ class Pool:
         self._conninfo = conninfo
         self._wait_s = wait_s
         self._terms = terms
-        self._free = size
+        self.name = str(terms.get("application_name", ""))
+        self.size = self._free = size
         self._idle: list[tuple[float, AsyncConnection]] = []
         """With the time at which each was opened; the last one back is the first one out."""
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -65,6 +72,14 @@ class Pool:
                 await self._take_back(opened, begun, connection)
             self._let_next()
 
+    @property
+    def in_use(self) -> int:
+        return self.size - self._free
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     async def close(self) -> None:
         """Connections in use are closed when they come back."""
         self._closed = True
@@ -75,6 +90,7 @@ class Pool:
             self._free -= 1
             return
         if len(self._waiting) >= MOST_WAITING:
+            REFUSED.labels(self.name).inc()
             raise NoConnection("too many wait for a connection")
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -85,6 +101,7 @@ class Pool:
             if turn.done() and not turn.cancelled():
                 self._let_next()
             if isinstance(error, TimeoutError):
+                REFUSED.labels(self.name).inc()
                 raise NoConnection("no connection came free in time") from None
             raise
 
@@ -133,6 +150,17 @@ def _has_ended(connection: AsyncConnection) -> bool:
     return bool(said.poll(0))
 
 
+_open: set[Pool] = set()
+
+
+def measure_pools() -> None:
+    """Tell how busy this process's pools are, now."""
+    for pool in list(_open):
+        SIZE.labels(pool.name).set(pool.size)
+        IN_USE.labels(pool.name).set(pool.in_use)
+        WAITING.labels(pool.name).set(pool.waiting)
+
+
 @asynccontextmanager
 async def open_pool(settings: Settings, name: str, size: int) -> AsyncIterator[Pool]:
     pool = Pool(
@@ -144,9 +172,11 @@ async def open_pool(settings: Settings, name: str, size: int) -> AsyncIterator[P
         application_name=name,
         options=connection_options(APP_ROLE, settings.database_wait_s),
     )
+    _open.add(pool)
     try:
         yield pool
     finally:
+        _open.discard(pool)
         await pool.close()
 
 

@@ -15,8 +15,8 @@ LEAST_DIFFERENT = 10
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 MAY_REWRITE = """
-SELECT rolsuper, pg_has_role(current_user, c.relowner, 'MEMBER')
-FROM pg_roles, pg_class c WHERE rolname = current_user AND c.oid = 'public.events'::regclass
+SELECT rolsuper, pg_has_role(session_user, c.relowner, 'MEMBER')
+FROM pg_roles, pg_class c WHERE rolname = session_user AND c.oid = 'public.events'::regclass
 """
 
 MAY_NAME_TIMES = """

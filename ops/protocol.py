@@ -117,7 +117,6 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._unset_keepalive_if_required()
         if len(data) > MOST_HEAD_BYTES and not self.at_work and b"\r\n\r\n" not in data[:MOST_HEAD_BYTES]:
             self._refuse("bytes of a head", _head_too_large())
             return
@@ -145,6 +144,15 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_headers_complete()
         self.scope["whole"] = partial(answer_whole, self.cycle)  # type: ignore[typeddict-unknown-key]
+
+    def on_response_complete(self) -> None:
+        """As uvicorn has it, without a timer for each answer: the watch ends connections that are kept for nothing."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _full(self) -> Problem:
         return Problem(
@@ -186,11 +194,13 @@ class Protocol(HttpToolsProtocol):
         if unread:
             self._look_at_reader(now, unread)
             return
-        if self.at_work or (not self.in_head and self.timeout_keep_alive_task is not None):
+        if self.at_work:
             self._state, self._since = None, 0.0
-            return
-        if self._state is not self.scope or not self._since:
+        elif self._state is not self.scope or not self._since:
             self._state, self._since = self.scope, now
+        elif self.cycle is not None and not self.in_head:
+            if now - self._since > self.timeout_keep_alive:
+                self.transport.close()
         elif now - self._since > HEAD_DEADLINE_S:
             detail = f"The head of the request took more than {HEAD_DEADLINE_S:g} s."
             self._since = now

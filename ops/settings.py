@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 APP_ROLE = "fogbook_app"
 """The database role that Fogbook works in: it appends events by functions only, and reads them."""
@@ -34,6 +41,10 @@ class Settings(BaseSettings):
     """Every setting is an environment variable, `FOGBOOK_...` unless another name is usual."""
 
     model_config = SettingsConfigDict(env_prefix="FOGBOOK_", env_file=".env", extra="ignore", frozen=True)
+
+    secrets: Path | None = None
+    """A folder with a file for each setting that is not to stand in the environment, called as its variable is
+    (`fogbook_pepper`); the environment wins."""
 
     database_url: str = Field(default="", validation_alias="DATABASE_URL")
     redis_url: str = Field(default="", validation_alias="REDIS_URL")
@@ -69,6 +80,10 @@ class Settings(BaseSettings):
     archive: bool = True
     """Keep every version of each row of the read models, for questions as of a position."""
     log_level: str = "info"
+    traces_url: str = ""
+    """Where traces go: a collector that takes OTLP over HTTP, such as http://localhost:4318. Off where it is empty."""
+    traces_a_second: int = Field(default=50, ge=1, le=10_000)
+    """How many requests a second each process traces at most, whoever asks for it."""
 
     # Tokens of an identity provider (ops/access/_tokens.py): taken where the first three are set.
     token_issuer: str = ""
@@ -115,6 +130,17 @@ class Settings(BaseSettings):
     most_live_per_key: int = Field(default=20, ge=1)
     most_connections: int = Field(default=4096, ge=1)
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, *secret_files(settings_cls), dotenv_settings
+
     @field_validator("database_url", "migrate_database_url")
     @classmethod
     def _is_connection_string(cls, url: str) -> str:
@@ -141,6 +167,20 @@ class Settings(BaseSettings):
             raise PydanticCustomError(
                 "url", "it is no URL of Valkey or Redis (are special characters escaped?)"
             )
+        return url
+
+    @field_validator("traces_url")
+    @classmethod
+    def _is_http_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            is_one = not url or (
+                parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            )
+        except ValueError:
+            is_one = False
+        if not is_one:
+            raise PydanticCustomError("url", "it is no http or https URL")
         return url
 
     @field_validator("token_algorithms", mode="before")
@@ -180,6 +220,16 @@ class Settings(BaseSettings):
         if len(pepper) < 16:
             raise SettingsIncomplete("FOGBOOK_PEPPER must be set, to at least 16 characters.")
         return pepper
+
+
+def secret_files(settings: type[BaseSettings]) -> list[PydanticBaseSettingsSource]:
+    """The folder in FOGBOOK_SECRETS as a source of settings. Raises SettingsIncomplete."""
+    folder = os.environ.get("FOGBOOK_SECRETS")
+    if not folder:
+        return []
+    if not Path(folder).is_dir():
+        raise SettingsIncomplete("FOGBOOK_SECRETS names no folder.")
+    return [SecretsSettingsSource(settings, secrets_dir=folder)]
 
 
 class SettingsIncomplete(Exception):

@@ -13,7 +13,7 @@ import sys
 from types import ModuleType
 
 from commands._codec import decision_of, event_types
-from commands._http import ROUTES
+from commands._routes import ROUTES
 from commands.api import load_routes
 from projections._engine import Handler, all_projections
 from projections._timers import timers

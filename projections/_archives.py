@@ -17,7 +17,7 @@ from psycopg import sql
 
 from projections._archive import StoredPastRows, archive_chunk, past_name
 from projections._engine import Projection, Record, all_projections
-from projections._follower import read_tail
+from projections._follower import known_of, read_tail
 from projections._rebuild import paused_collector
 
 CHUNK = 10_000
@@ -140,7 +140,7 @@ class Archives:
 
     def read(self, zone: str, position: int) -> list[Record]:
         """The next chunk of whole commands."""
-        return read_tail(self._connection, zone, position, CHUNK)
+        return known_of(read_tail(self._connection, zone, position, CHUNK))
 
     def advance(self, place: Place, records: Sequence[Record]) -> int:
         """Archive what the live projection has folded of these records; returns how many. Raises HandlerFailed."""

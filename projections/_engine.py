@@ -41,32 +41,28 @@ class Meta(msgspec.Struct, gc=False):
     n: int = 0
 
 
+class _Command(msgspec.Struct, gc=False):
+    """Most handlers want no more than this."""
+
+    command: str = ""
+
+
 _decode_meta = msgspec.json.Decoder(Meta).decode
+_decode_command = msgspec.json.Decoder(_Command).decode
 
 
-class Record:
+class Record(msgspec.Struct, eq=False, gc=False):
     """What the log says of an event, beside the event itself."""
 
-    __slots__ = ("_meta", "data", "meta", "position", "recorded_at", "stream", "type", "version")
-
-    def __init__(
-        self,
-        position: int,
-        stream: str,
-        version: int,
-        type: str,
-        data: bytes,
-        meta: bytes,
-        recorded_at: datetime,
-    ) -> None:
-        self.position = position
-        self.stream = stream
-        self.version = version
-        self.type = type
-        self.data = data
-        self.meta = meta
-        self.recorded_at = recorded_at
-        self._meta: Meta | None = None
+    position: int
+    stream: str
+    version: int
+    type: str
+    data: bytes
+    meta: bytes
+    recorded_at: datetime
+    _meta: Meta | None = None
+    _command: str | None = None
 
     @property
     def _known(self) -> Meta:
@@ -81,7 +77,9 @@ class Record:
 
     @property
     def command(self) -> str:
-        return (self._meta or self._known).command
+        if self._command is None:
+            self._command = _decode_command(self.meta).command if self.meta else ""
+        return self._command
 
     @property
     def by(self) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 import psycopg
 import structlog
 
-from commands._codec import stored_types
+from commands._codec import event_decoder, stored_types
+from domain.operations import OPERATIONS
 from projections import _lease
 from projections._arrays import array_of
 from projections._digest import to_bytes
@@ -37,7 +38,8 @@ from projections._quarantine import (
     through,
 )
 from projections._stored import StoredRows, flush, fold_batch, load_for, needs_copy
-from projections._watchdog import HandlerHung, watchdog
+from projections._wanted import paused
+from projections._watchdog import watchdog
 
 BATCH = 2_000
 MOST_POSITION = 2**62
@@ -60,7 +62,7 @@ ON CONFLICT (zone, projection, generation) DO UPDATE SET accumulator = excluded.
 """
 
 LOCK = """
-SELECT projection, generation, position FROM checkpoints
+SELECT projection, generation, position, code FROM checkpoints
 WHERE zone = %s AND live AND projection = ANY(%s)
 ORDER BY projection FOR UPDATE SKIP LOCKED
 """
@@ -139,8 +141,30 @@ def read_tail(
         limit *= 2
 
 
+def known_of(records: list[Record]) -> list[Record]:
+    """Those before the first event of ours that this version does not know, up to the end of a command.
+
+    While versions change, a newer one may append what only its own workers can fold.
+    """
+    if all(event_decoder(type) for type in {record.type for record in records}):
+        return records
+    known: list[Record] = []
+    for record in records:
+        if record.meta and not event_decoder(record.type):  # Events of other applications have no metadata.
+            break
+        known.append(record)
+    else:
+        return known
+    while known and not known[-1].ends_command:
+        known.pop()
+    return known
+
+
 class Follower:
     """Feeds the projections of one zone; not for concurrent use. `connect` gives autocommit connections."""
+
+    outdated = False
+    """Whether it met what only a newer version can go on with, so that others are to take its place."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], zone: str) -> None:
         self._connection = connect()
@@ -148,6 +172,9 @@ class Follower:
         self._lease = Lease(self._connection, zone)
         self._zone = zone
         self._fed: dict[str, Fed] = {}
+        self._paused: frozenset[str] = frozenset()
+        """The projections that operators hold, as of the event that the next field names."""
+        self._operated = 0
 
     # Tenure
 
@@ -155,6 +182,7 @@ class Follower:
         """Take the lease; False when another follower is at work."""
         stored_types()  # To import the domain takes its time, which must not count as that of the first handler.
         ensure_checkpoints(self._connection, self._zone)
+        self._paused = paused(self._connection, self._zone)
         known = all_projections()
         for name, generation, position, predecessor_died, code in self._lease.take():
             if name not in known or known[name].code != code:
@@ -188,6 +216,7 @@ class Follower:
 
     def keep(self) -> None:
         self._lease.keep(self._fed)
+        self._paused = paused(self._connection, self._zone)
 
     def end(self) -> None:
         """Give the lease back."""
@@ -202,7 +231,7 @@ class Follower:
         end = time.monotonic() + tenure_s
         last = kept = time.monotonic()
         seen = -1
-        while (now := time.monotonic()) < end and now - last < idle_s and not stop():
+        while (now := time.monotonic()) < end and now - last < idle_s and not (self.outdated or stop()):
             head = self._head()
             read = self.advance() if head != seen else 0
             if read:
@@ -216,11 +245,30 @@ class Follower:
                 time.sleep(min(poll_s + (now - last) / 50, 0.02))
 
     def caught_up(self, head: int) -> bool:
-        return all(fed.position >= head for fed in self._fed.values())
+        """Those that are held excepted: they stand still."""
+        return all(
+            fed.position >= head for fed in self._fed.values() if fed.projection.name not in self._paused
+        )
+
+    def _mind_operators(self) -> None:
+        """Read who is held, wherever this follower took in that operators wanted something."""
+        fed = self._fed.get(OPERATIONS)
+        if fed is not None and fed.rows.position != self._operated:
+            self._paused = paused(self._connection, self._zone)
+            self._operated = fed.rows.position
 
     def _head(self) -> int:
         row = self._connection.execute(HEAD, (self._zone,)).fetchone()
         return int(row[0]) if row else 0
+
+    def _tail(self, after: int, *limit: int, upto: int = MOST_POSITION) -> list[Record]:
+        """What is next, as far as this version knows it: nothing is passed over in silence."""
+        records = read_tail(self._connection, self._zone, after, *limit, upto=upto)
+        known = known_of(records)
+        if len(known) < len(records) and not self.outdated:
+            self.outdated = True
+            log.warning("older_than_log", zone=self._zone, position=known[-1].position if known else after)
+        return known
 
     # Batches
 
@@ -230,6 +278,8 @@ class Follower:
         standing: dict[int, list[Fed]] = {}
         suspected: list[Fed] = []
         for fed in self._fed.values():
+            if fed.projection.name in self._paused:
+                continue
             if fed.alone or fed.position < fed.careful_until:
                 suspected.append(fed)
             else:
@@ -240,6 +290,7 @@ class Follower:
         for fed in sorted(suspected, key=lambda fed: (fed.careful_until > 0, fed.careful_from > 0)):
             careful = not fed.alone or fed.careful_from <= fed.position + 1 <= fed.careful_until
             read += self._advance_carefully(fed) if careful else self._advance_alone(fed, upto)
+        self._mind_operators()
         return read
 
     def _advance_standing(self, standing: dict[int, list[Fed]]) -> int:
@@ -264,7 +315,7 @@ class Follower:
                 locked = self._lock(group)
                 if not locked:
                     return 0
-                records = read_tail(self._connection, self._zone, locked[0].position, upto=upto)
+                records = self._tail(locked[0].position, upto=upto)
                 with watchdog(FOLD_LIMIT_S):
                     for fed in locked:
                         failed = fed
@@ -286,11 +337,14 @@ class Follower:
         names = [fed.projection.name for fed in group]
         rows = self._connection.execute(LOCK, (self._zone, names)).fetchall()
         locked = []
-        for name, generation, position in rows:
+        for name, generation, position, code in rows:
             fed = self._fed[name]
+            if code != fed.projection.code:  # A rebuild by another version: its rows are not ours to change.
+                self.outdated = True
+                continue
             if generation != fed.rows.generation:  # A rebuild swapped generations meanwhile.
                 fed.rows = StoredRows(fed.projection, self._zone, generation)
-                fed.quarantined = Streams()
+                fed.quarantined = self._quarantine.streams(fed.key)
                 fed.alone, fed.careful_from, fed.careful_until = False, 0, 0
             fed.at(position)
             locked.append(fed)
@@ -346,9 +400,7 @@ class Follower:
             with self._connection.transaction():
                 if not self._lock([fed]):
                     return 0
-                records = before(
-                    fed.careful_from, read_tail(self._connection, self._zone, fed.position, upto=upto)
-                )
+                records = before(fed.careful_from, self._tail(fed.position, upto=upto))
                 with watchdog(FOLD_LIMIT_S):
                     self._fold(fed, records)
                 self._quarantine.forget_batch(fed.key)
@@ -383,7 +435,7 @@ class Follower:
             with self._connection.transaction():
                 if not self._lock([fed]):
                     return 0
-                records = read_tail(self._connection, self._zone, fed.position, CAREFUL_BATCH)
+                records = self._tail(fed.position, CAREFUL_BATCH)
                 records = through(fed.careful_until, records)
                 for record in records:
                     if record.type in fed.projection.handlers:
@@ -395,13 +447,17 @@ class Follower:
         except HandlerFailed as failed:
             self._forget([fed])
             self._suspect(fed, failed.record, records)
-            hung = isinstance(failed.__cause__, HandlerHung)
-            position = failed.record.position
-            reason = self._quarantine.note_error(fed.key, position, hung, failed.__cause__)
+            reason = self._quarantine.note_error(fed.key, failed.record.position, failed)
             for before in noted[:-1]:
                 self._quarantine.forget(fed.key, before)
             fed.quarantined = self._quarantine.streams(fed.key)
-            log.warning("attempt_failed", at=str(failed), error=reason, projection=fed.projection.name)
+            log.warning(
+                "attempt_failed",
+                zone=self._zone,
+                at=str(failed),
+                error=reason,
+                projection=fed.projection.name,
+            )
             return 1
         except BaseException:
             self._forget([fed])
@@ -425,7 +481,11 @@ class Follower:
         reason = error or fed.quarantined.reason(record.stream)
         if not is_later:
             log.error(
-                "event_quarantined", position=record.position, projection=fed.projection.name, error=reason
+                "event_quarantined",
+                zone=self._zone,
+                position=record.position,
+                projection=fed.projection.name,
+                error=reason,
             )
         self._quarantine.set_aside(fed.rows, record, reason)
         fed.quarantined.add(record.stream, reason)

@@ -6,15 +6,16 @@ before they are made: so a handler that kills its worker is counted too.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
 import structlog
 
-from projections._engine import Record, keys_of
+from projections._engine import HandlerFailed, Record, keys_of
 from projections._stored import StoredRows
-from projections._watchdog import watchdog
+from projections._watchdog import HandlerHung, watchdog
 
 MOST_ATTEMPTS = 5
 """An event that fails is tried no more often than this, by whomever."""
@@ -28,6 +29,10 @@ HUNG = "hung: "
 DIED = "its worker died"
 EARLIER = "an earlier event of its stream is quarantined"
 
+MOST_ERROR = 2_000
+MOST_STACK = 4_000
+"""Characters that are kept of it."""
+
 BATCH = 0
 """Stands for the position where a whole batch behind the checkpoint is tried."""
 NOTHING = -1
@@ -40,7 +45,7 @@ log = structlog.get_logger("fogbook.projections")
 
 STREAMS = """
 SELECT stream, error FROM quarantine
-WHERE zone = %s AND projection = %s AND generation = %s AND quarantined ORDER BY position
+WHERE zone = %s AND projection = %s AND generation = %s AND quarantined AND NOT discarded ORDER BY position
 """
 
 SUSPECTS = """
@@ -65,7 +70,7 @@ VALUES (%s, %s, %s, %s, %s, 0, false, %s) ON CONFLICT DO NOTHING
 """
 
 NOTE_ERROR = """
-UPDATE quarantine SET error = %s WHERE zone = %s AND projection = %s AND generation = %s AND position = %s
+UPDATE quarantine SET error = %s, stack = %s WHERE zone = %s AND projection = %s AND generation = %s AND position = %s
 """
 
 FORGET = """
@@ -173,9 +178,9 @@ class Quarantine:
         """With the batch itself, in its transaction."""
         self._connection.execute(FORGET, (*key, BATCH))
 
-    def note_error(self, key: Key, position: int, hung: bool, error: object) -> str:
-        reason = (HUNG if hung else RAISED) + repr(error)
-        self._connection.execute(NOTE_ERROR, (reason, *key, position))
+    def note_error(self, key: Key, position: int, failed: HandlerFailed) -> str:
+        reason, stack = told(failed)
+        self._connection.execute(NOTE_ERROR, (reason, stack, *key, position))
         return reason
 
     def tries(self, key: Key, record: Record, most: int, before: int) -> str | None:
@@ -201,6 +206,19 @@ class Quarantine:
                 for each in keys:
                     rows.of(row, *each).incomplete = True
         self._connection.execute(SET_ASIDE, (*key, record.position, record.stream, reason))
+
+
+def told(failed: HandlerFailed) -> tuple[str, str]:
+    """Why a handler failed, and where: the end of its stack."""
+    cause = failed.__cause__
+    assert cause is not None, "it is raised from what the handler raised"
+    reason = (HUNG if isinstance(cause, HandlerHung) else RAISED) + repr(cause)
+    return plain(reason[:MOST_ERROR]), plain("".join(traceback.format_exception(cause))[-MOST_STACK:])
+
+
+def plain(text: str) -> str:
+    """As PostgreSQL stores it."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 # Whole commands

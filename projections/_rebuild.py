@@ -17,10 +17,11 @@ import structlog
 from psycopg import sql
 
 from projections import _digest
-from projections._digest import row_bytes
-from projections._engine import HistoryRows, Projection, Record, Rows, fold
+from projections._aside import Aside
+from projections._digest import row_lines
+from projections._engine import HistoryRows, Projection, Record, Rows
 from projections._follower import HEAD, ensure_checkpoints, read_tail
-from projections._stored import StoredRows, copying, flush, fold_batch
+from projections._stored import StoredRows, copying, flush
 from projections._tables import Row, Table, table_of
 
 CHUNK = 5_000
@@ -28,8 +29,11 @@ DELETE_CHUNK = 10_000
 
 log = structlog.get_logger("fogbook.projections")
 
-# A page is read in one go, which costs this process a third of what it costs to take row after row out of a COPY.
-PAGE = 5_000
+PAGE = 20_000
+"""Events of one statement, so that none holds its snapshot for long."""
+CHUNK_READ = 1_000
+"""Rows that libpq hands over at once. That costs this process half of what a whole page does, whose memory is new each
+time, and a third of what it costs to take row after row out of a COPY."""
 HISTORY = """
 SELECT position, stream, version, type, data, meta, recorded_at FROM events
 WHERE zone = %s AND position > %s AND position <= %s AND type = ANY(%s) ORDER BY position
@@ -56,6 +60,7 @@ WHERE zone = %s AND projection = %s AND (live OR generation = %s) ORDER BY gener
 RETIRE = "UPDATE checkpoints SET live = false, tenure = NULL WHERE zone = %s AND projection = %s AND live"
 PROMOTE = "UPDATE checkpoints SET live = true WHERE zone = %s AND projection = %s AND generation = %s"
 DROP_OTHERS = "DELETE FROM checkpoints WHERE zone = %s AND projection = %s AND NOT live AND generation < %s"
+DROP_MISSING = "DELETE FROM quarantine WHERE zone = %s AND projection = %s AND generation = %s"
 DROP_QUARANTINE = "DELETE FROM quarantine WHERE zone = %s AND projection = %s AND generation < %s"
 
 
@@ -64,10 +69,14 @@ def rebuild(
     zone: str,
     projection: Projection,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    but: int | None = None,
+    swapped: Callable[[psycopg.Connection[Any]], None] = lambda connection: None,
 ) -> int:
     """Build the next generation and make it live; returns the position it reached.
 
-    What older generations left behind nobody reads any more; `sweep` removes it.
+    What older generations left behind nobody reads any more; `sweep` removes it. Events that were discarded are left
+    out. `but` is the position of one that is set aside: then only its stream is taken in again, and what is set aside
+    in others stays so. `swapped` is called in the transaction that makes the generation live.
 
     Raises HandlerFailed when a handler still raises: then the live generation stays as it is.
     """
@@ -79,8 +88,9 @@ def rebuild(
         assert row is not None
         generation = int(row[0])
         try:
-            _fold_history(connect, connection, zone, projection, generation, progress)
-            position = _catch_up_and_swap(connection, zone, projection, generation)
+            aside = Aside.of(connection, zone, projection.name, but)
+            _fold_history(connect, connection, zone, projection, generation, progress, aside)
+            position = _catch_up_and_swap(connection, zone, projection, generation, aside, swapped)
         except BaseException:
             _discard(connection, zone, projection, generation)
             raise
@@ -95,6 +105,7 @@ def _fold_history(
     projection: Projection,
     generation: int,
     progress: Callable[[int, int], None],
+    aside: Aside,
 ) -> None:
     """Fold everything up to today's head in memory, while the rows go out by COPY, a connection a table.
 
@@ -113,9 +124,9 @@ def _fold_history(
 
         rows = HistoryRows(projection, zone, generation, writer)
         reader = copies.enter_context(connect())
-        records = history(reader, zone, head, list(projection.handlers))
+        records = history(reader, zone, head, list(projection.handlers), ahead=True)
         while chunk := list(islice(records, CHUNK)):
-            fold(rows, chunk)
+            aside.fold(rows, chunk)
             for batch in waiting:
                 batch.write()
             progress(chunk[-1].position, head)
@@ -125,6 +136,7 @@ def _fold_history(
         accumulator = digest.result()
     with connection.transaction():
         _digest.store(connection, zone, [(projection.name, generation, accumulator)])
+        aside.store(connection, (zone, projection.name, generation))
         connection.execute(PUT, (head, zone, head, zone, projection.name, generation, 0))
     progress(head, head)
 
@@ -138,10 +150,10 @@ class Batch:
         self._waiting: list[Row] = []
         self.add = self._waiting.append
         self._copy, self._digest = copy, digest
-        self._bytes_of, self._order = row_bytes(table), attrgetter(table.key[0])
+        self._lines_of, self._order = row_lines(table), attrgetter(table.key[0])
 
     def write(self) -> None:
-        self._digest.add(map(self._bytes_of, self._waiting))
+        self._digest.add(self._lines_of(self._waiting))
         self._waiting.sort(key=self._order)
         self._copy(self._waiting)
         self._waiting.clear()
@@ -159,33 +171,43 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def history(connection: psycopg.Connection[Any], zone: str, upto: int, types: list[str]) -> Iterator[Record]:
-    """All events of the given types up to a position."""
+def history(
+    connection: psycopg.Connection[Any], zone: str, upto: int, types: list[str], ahead: bool = False
+) -> Iterator[Record]:
+    """All events of the given types up to a position. With `ahead` PostgreSQL reads on while events are folded, and
+    nothing else may be asked of the connection meanwhile."""
     with connection.cursor(binary=True) as cursor:
         for after in range(0, upto, PAGE):
-            cursor.execute(HISTORY, (zone, after, min(after + PAGE, upto), types))
-            yield from starmap(Record, cursor.fetchall())
+            terms = (zone, after, min(after + PAGE, upto), types)
+            page = cursor.stream(HISTORY, terms, size=CHUNK_READ)
+            yield from starmap(Record, page if ahead else list(page))
 
 
 def _catch_up_and_swap(
-    connection: psycopg.Connection[Any], zone: str, projection: Projection, generation: int
+    connection: psycopg.Connection[Any],
+    zone: str,
+    projection: Projection,
+    generation: int,
+    aside: Aside,
+    swapped: Callable[[psycopg.Connection[Any]], None],
 ) -> int:
     """Follow the log until the end is near, then finish and swap under both checkpoints' locks."""
     rows = StoredRows(projection, zone, generation)
-    while _step(connection, rows) > 0:
+    while _step(connection, rows, aside) > 0:
         pass
     with connection.transaction():
         locked = dict(connection.execute(LOCK_BOTH, (zone, projection.name, generation)).fetchall())
         live = max((position for g, position in locked.items() if g != generation), default=0)
         while locked[generation] < live:
-            _step(connection, rows)
+            _step(connection, rows, aside)
             locked = dict(connection.execute(LOCK_BOTH, (zone, projection.name, generation)).fetchall())
         connection.execute(RETIRE, (zone, projection.name))
         connection.execute(PROMOTE, (zone, projection.name, generation))
+        swapped(connection)
         return int(locked[generation])
 
 
-def _step(connection: psycopg.Connection[Any], rows: Any) -> int:
+def _step(connection: psycopg.Connection[Any], rows: Any, aside: Aside) -> int:
     name, zone, generation = rows.projection.name, rows.zone, rows.generation
     with connection.transaction():
         row = connection.execute(
@@ -195,7 +217,8 @@ def _step(connection: psycopg.Connection[Any], rows: Any) -> int:
         assert row is not None
         records = read_tail(connection, zone, row[0])
         if records:
-            fold_batch(connection, rows, records)
+            aside.fold_batch(connection, rows, records)
+            aside.store(connection, (zone, name, generation))
             flush(connection, rows)
             last = records[-1].position
             connection.execute(PUT, (last, zone, last, zone, name, generation, row[0]))
@@ -207,6 +230,7 @@ def _discard(connection: psycopg.Connection[Any], zone: str, projection: Project
         "DELETE FROM checkpoints WHERE zone = %s AND projection = %s AND generation = %s AND NOT live",
         (zone, projection.name, generation),
     )
+    connection.execute(DROP_MISSING, (zone, projection.name, generation))
     connection.execute(_digest.DROP, (zone, projection.name, generation))
     for table in projection.tables:
         _delete_rows(connection, table, zone, "=", generation)

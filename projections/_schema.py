@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import MISSING, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from projections._archive import past_name
 from projections._engine import all_projections
@@ -19,14 +20,67 @@ def tables() -> tuple[Table, ...]:
     return tuple(table for projection in all_projections().values() for table in projection.tables)
 
 
-def table_statements() -> Iterator[str]:
-    """The DDL of all read models; safe to run again: adds the columns that are new, and drops the indexes that are
-    declared no more."""
+class Present(NamedTuple):
+    """What a database has of the schemas `read` and `past`."""
+
+    columns: dict[str, set[str]]
+    """Of each table, by its name with its schema."""
+    indexes: set[str]
+    """Those that are whole."""
+
+
+class Lacking(NamedTuple):
+    """The DDL that a database lacks. Whoever runs it beside a version that is at work locks no more than it takes."""
+
+    at_once: list[str]
+    """For one transaction."""
+    one_by_one: list[str]
+    """Indexes of tables that are there already: each by itself, outside of any transaction, while the table is used."""
+
+
+PRESENT_COLUMNS = """
+SELECT table_schema || '.' || table_name, array_agg(column_name::text)
+FROM information_schema.columns WHERE table_schema IN ('read', 'past') GROUP BY 1
+"""
+PRESENT_INDEXES = """
+SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE c.relnamespace = ANY(ARRAY(SELECT oid FROM pg_namespace WHERE nspname IN ('read', 'past'))) AND i.indisvalid
+"""
+
+
+def lacking(present: Present) -> Lacking:
+    """What is to be added for the read models to be as they are declared; nothing of it disturbs an older version."""
+    found = Lacking([], [])
     for t in tables():
-        yield from statements_of(t)
-        yield from past_statements_of(t)
+        for name, statements in (
+            (t.name, list(statements_of(t))),
+            (past_name(t), list(past_statements_of(t))),
+        ):
+            have = present.columns.get(name)
+            if have is None:
+                found.at_once.extend(statements)
+                continue
+            found.at_once.extend(_columns_added(name, t, have))
+            found.one_by_one.extend(_indexes_added(name.partition(".")[0], statements, present.indexes))
+    return found
+
+
+def _indexes_added(schema: str, statements: Iterable[str], have: set[str]) -> Iterator[str]:
+    """Each behind a statement that removes what is left of one whose making was broken off."""
+    for statement in statements:
+        made = CREATE_INDEX.match(statement)
+        if made and made[1] not in have:
+            yield f"DROP INDEX CONCURRENTLY IF EXISTS {schema}.{made[1]}"
+            yield statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
+
+
+CREATE_INDEX = re.compile(r"CREATE INDEX IF NOT EXISTS (\S+) ON ")
+
+
+def drop_statement() -> str:
+    """Drops the indexes that are declared no more; an older version may still want them."""
     declared = (f"{t.name.removeprefix('read.')}_{i}" for t in tables() for i, _ in enumerate(t.indexes, 1))
-    yield DROP_INDEXES.format(declared=",".join(declared))
+    return DROP_INDEXES.format(declared=",".join(declared))
 
 
 # Indexes that somebody added by hand have other names, and stay.
@@ -60,9 +114,10 @@ def statements_of(t: Table) -> Iterator[str]:
         yield f"CREATE INDEX IF NOT EXISTS {short}_{i} ON {t.name} (zone, generation, {index})"
 
 
-def _columns_added(name: str, t: Table) -> Iterator[str]:
+def _columns_added(name: str, t: Table, have: Collection[str] = ()) -> Iterator[str]:
     """What an older table lacks, in one statement: each would lock and rewrite the catalogue on its own."""
-    added = [f"ADD COLUMN IF NOT EXISTS {_column_sql(t, c)}" for c in t.columns if c.name not in t.key]
+    wanted = [c for c in t.columns if c.name not in t.key and c.name not in have]
+    added = [f"ADD COLUMN IF NOT EXISTS {_column_sql(t, c)}" for c in wanted]
     if added:
         yield f"ALTER TABLE {name} {', '.join(added)}"
 

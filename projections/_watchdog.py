@@ -27,7 +27,7 @@ class HandlerHung(Exception):
 class _Guard:
     thread: int
     seconds: float
-    begun: float
+    took_s: float = 0.0
     interrupted: bool = False
 
 
@@ -42,7 +42,7 @@ def watchdog(seconds: float) -> Iterator[None]:
     Ending the process is safe: what was not committed is done again, and counted as an attempt.
     """
     _start()
-    guard = _Guard(threading.get_ident(), seconds, time.monotonic())
+    guard = _Guard(threading.get_ident(), seconds)
     with _lock:
         _guards.add(guard)
     try:
@@ -61,17 +61,26 @@ def _start() -> None:
 def _watch() -> None:
     while True:
         time.sleep(LOOK_EVERY_S)
-        now = time.monotonic()
-        with _lock:  # Held meanwhile, so that nobody is interrupted who has just come back.
-            for guard in _guards:
-                _look_at(guard, now - guard.begun)
+        passed(LOOK_EVERY_S)
 
 
-def _look_at(guard: _Guard, took_s: float) -> None:
-    if took_s > 2 * guard.seconds:
-        log.critical("handler_hung", seconds=took_s)
+def passed(seconds: float) -> None:
+    """So much time went by for all who are watched.
+
+    What the watching thread slept beyond that counts for nobody: a machine that was asleep, or had no time for this
+    process, says nothing about a handler.
+    """
+    with _lock:  # Held meanwhile, so that nobody is interrupted who has just come back.
+        for guard in _guards:
+            guard.took_s += seconds
+            _look_at(guard)
+
+
+def _look_at(guard: _Guard) -> None:
+    if guard.took_s > 2 * guard.seconds:
+        log.critical("handler_hung", seconds=guard.took_s)
         os._exit(EXIT_HUNG)
-    elif took_s > guard.seconds and not guard.interrupted:
+    elif guard.took_s > guard.seconds and not guard.interrupted:
         guard.interrupted = True
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(guard.thread), ctypes.py_object(HandlerHung)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg import AsyncConnection
 from pydantic_core import PydanticCustomError
@@ -19,11 +19,9 @@ from commands._models import time
 from ops.pool import Pool
 from ops.problems import Problem
 from projections._archive import path_of
+from queries._query import Query
 from queries._sql import needs_fates
 from queries._watch import PAST, Positions, Stopping
-
-if TYPE_CHECKING:
-    from queries._http import Query
 
 
 def _bisected(name: str, high: str, table: str, number: str, condition: str) -> str:

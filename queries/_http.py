@@ -1,32 +1,22 @@
 """Queries over HTTP: one SQL statement against read-model tables, its position, and nothing computed twice.
 
-A query is a name, the dataclass of its rows and a SELECT over `read.*` tables joined with `live`, which stands
-for the live generation of the query's projection (`live.as_of` is the time of the last event that it reflects).
-Pages, amounts as strings, times and the answer's JSON are added here, around the SELECT, in the same statement:
-rows and position are of one snapshot.
+Pages, amounts as strings, times and the answer's JSON are added around the SELECT, in the same statement: rows and
+position are of one snapshot.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import inspect
-import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
-from datetime import UTC, datetime
-from typing import Any, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-import msgspec
 import psycopg
 from fastapi import Request
 from psycopg import AsyncConnection
-from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
-from commands._codec import cache, encode_json
-from commands._models import KINDS
+from commands._codec import encode_json
 from commands._subjects import MARK
 from domain.ledger import owner_of, wallet_of
 from ops.access import Access, Caller
@@ -35,267 +25,23 @@ from ops.pool import Pool
 from ops.problems import Problem
 from ops.web import App, headers_of, zone_of
 from queries._as_of import Archive, no_difference, no_past, with_min_position
-from queries._openapi import kind_of, parameters_shown, responses_of
-from queries._sql import (
-    LIVE,
-    MOST_LIMIT,
-    difference,
-    given_of,
-    has_a_past,
-    is_amount,
-    is_json,
-    plain,
-    statement,
+from queries._openapi import parameters_shown, responses_of
+from queries._parameters import (
+    cursor_behind,
+    decode_cursor,
+    encode_cursor,
+    malformed_cursor,
+    parameters_of,
+    terms_of,
+    whole_number,
 )
+from queries._query import QUERIES, SEES_ALL, Query
+from queries._rows import derived, derived_differences, shows
+from queries._sql import LIVE, MOST_LIMIT, difference, given_of, has_a_past, statement
 from queries._watch import Positions, Stopping
 
-FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
-"""The end of a time that is left open."""
 DEFAULT_LIMIT = 50
 SEALED = MARK.encode()
-RESERVED = frozenset({"limit", "after", "min_position", "as_of", "diff"})
-SEES_ALL = frozenset({"operator", "auditor"})
-EVERYBODY = frozenset({"operator", "auditor", "participant", "provider", "worker"})
-
-
-@dataclass(frozen=True, slots=True)
-class NoParameters:
-    pass
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Query:
-    context: str
-    name: str
-    row: type
-    select: str
-    projection: str
-    key: tuple[str, ...]
-    """The columns that order the items, and that pages continue after."""
-    descending: bool
-    parameters: type
-    own: str
-    """The parameter that names whose affair it is: an account or a principal. Empty means the caller's own;
-    somebody else's is 404, except for those who see everything."""
-    roles: frozenset[str]
-    timeless: bool
-    """False when the answer depends on the current time, so that it has no ETag."""
-    single: bool
-    """The query is about one thing: where there are no rows, there is no such thing (404)."""
-    inputs: type
-    """What the SELECT gives: the row, or what `derive` makes the row of."""
-    derive: Callable[[Any, dict[str, Any]], Any] | None
-
-    @property
-    def path(self) -> str:
-        return f"/queries/{self.context}/{self.name}"
-
-    @property
-    def scope(self) -> str:
-        """What a key that is restricted to scopes needs one of: this, or `queries`."""
-        return f"queries:{self.context}"
-
-
-QUERIES: dict[str, Query] = {}
-
-
-class Context:
-    """The queries of one context."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name.rpartition(".")[2]
-
-    def get(
-        self,
-        name: str,
-        row: type,
-        select: str,
-        *,
-        key: tuple[str, ...],
-        parameters: type = NoParameters,
-        own: str = "",
-        roles: frozenset[str] = EVERYBODY,
-        descending: bool = False,
-        timeless: bool = True,
-        single: bool = False,
-        projection: str = "",
-        inputs: type | None = None,
-        derive: Callable[[Any, dict[str, Any]], Any] | None = None,
-    ) -> None:
-        """Declare a query. `row` is a dataclass whose fields are the SELECT's columns, by name.
-
-        Where a row follows from a rule of the domain, the SELECT's columns are the fields of `inputs`, and `derive`
-        makes a row of these and of the parameters, or none: a pure function, so that no formula is written twice.
-
-        Beside its parameters a SELECT may use `zone`, `principal` and `sees_all` (the caller is an operator or
-        auditor).
-        """
-        query = Query(
-            self.name,
-            name,
-            row,
-            select,
-            projection or self.name,
-            key,
-            descending,
-            parameters,
-            own,
-            roles,
-            timeless,
-            single,
-            inputs or row,
-            derive,
-        )
-        QUERIES[query.path] = query
-
-
-# Parameters
-
-
-def _parameter(kind: Any, value: str) -> Any:
-    _, check, schema = KINDS[kind]
-    given: Any = value
-    if schema["type"] == "integer":
-        given = int(value) if re.fullmatch(r"[0-9]{1,18}", value) else value
-    elif schema["type"] == "boolean":
-        given = {"true": True, "false": False}.get(value, value)
-    return check(given)
-
-
-def parameters_of(declared: type, request: Request, reserved: frozenset[str] = RESERVED) -> dict[str, Any]:
-    """The query string as typed values; `reserved` names are read elsewhere. Raises Problem 422."""
-    given = request.query_params
-    if len(given.multi_items()) != len(given):
-        raise Problem(422, "repeated-parameter", "A parameter is given once.")
-    terms = _terms(declared)
-    if not given.keys() <= terms.keys() | reserved:
-        raise Problem(422, "unknown-parameter", "There is no such parameter.", known=sorted(terms))
-    values: dict[str, Any] = {}
-    for name, (kind, default) in terms.items():
-        if name in given:
-            try:
-                values[name] = _parameter(kind, given[name])
-            except PydanticCustomError as error:
-                raise Problem(422, "invalid-parameter", error.message(), parameter=name) from None
-        elif default is MISSING:
-            raise Problem(422, "missing-parameter", "A parameter is missing.", parameter=name)
-        else:
-            values[name] = default
-    return values
-
-
-@cache
-def _terms(declared: type) -> dict[str, tuple[Any, Any]]:
-    """Of each parameter what KINDS knows its type by, and its default."""
-    hints = get_type_hints(declared, include_extras=True)
-    return {f.name: (kind_of(hints[f.name]), f.default) for f in fields(declared)}
-
-
-def whole_number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) > most:
-        raise Problem(
-            422,
-            "invalid-parameter",
-            f"{name} is a whole number from 0 to {most}.",
-            parameter=name,
-        )
-    return int(text)
-
-
-def _encode_cursor(keys: str) -> str:
-    return base64.urlsafe_b64encode(keys.encode()).decode().rstrip("=")
-
-
-def _following(keys: Sequence[str]) -> str:
-    """The cursor behind a row with these keys, written as PostgreSQL writes an array."""
-    return _encode_cursor(json.dumps(keys, ensure_ascii=False))
-
-
-def _decode_cursor(text: str, length: int) -> list[str]:
-    try:
-        padded = text + "=" * (-len(text) % 4)
-        keys = msgspec.json.decode(base64.urlsafe_b64decode(padded.encode("ascii")), type=list[str])
-    except (ValueError, binascii.Error, UnicodeError, msgspec.MsgspecError):
-        keys = []
-    if len(keys) != length or any("\0" in key for key in keys):
-        raise _malformed_cursor()
-    return keys
-
-
-def _malformed_cursor() -> Problem:
-    return Problem(422, "invalid-cursor", "after is a cursor that an earlier page gave as next.")
-
-
-# Answers
-
-
-@cache
-def shows(query: Query) -> Callable[[Sequence[Any]], bytes]:
-    """A row of the statement as JSON: its columns are text and numbers already, and JSON where they are JSON."""
-    hints = get_type_hints(query.inputs, include_extras=True)
-    names = [f.name for f in fields(query.inputs)]
-    json_at = [i for i, name in enumerate(names) if is_json(hints[name])]
-    item = msgspec.defstruct("Item", names)
-    encode = msgspec.json.Encoder().encode
-
-    def show(columns: Sequence[Any]) -> bytes:
-        return encode(item(*columns))
-
-    def show_with_json(columns: Sequence[Any]) -> bytes:
-        values = list(columns)
-        for i in json_at:
-            if values[i] is not None:
-                values[i] = msgspec.Raw(values[i].encode())
-        return encode(item(*values))
-
-    return show_with_json if json_at else show
-
-
-def derived(query: Query, items: bytes, values: dict[str, Any]) -> bytes:
-    """Items as JSON, each made by the query's rule of what its SELECT gave; None leaves one out."""
-    assert query.derive is not None
-    given = msgspec.json.decode(items, type=list[query.inputs], strict=False)  # type: ignore[name-defined]
-    show = _encoder_of(query.row)
-    rows = (query.derive(item, values) for item in given)
-    return b"[%b]" % b",".join([show(row) for row in rows if row is not None])
-
-
-@cache
-def _encoder_of(row: type) -> Callable[[Any], bytes]:
-    """Rows as JSON the way that PostgreSQL shows them: amounts are strings, times have all their microseconds."""
-    hints = get_type_hints(row, include_extras=True)
-    shows: dict[str, Callable[[Any], str]] = {}
-    for f in fields(row):
-        if is_amount(plain(hints[f.name])):
-            shows[f.name] = str
-        elif plain(hints[f.name]) is datetime:
-            shows[f.name] = lambda at: at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-    def encode(item: Any) -> bytes:
-        shown = {f.name: getattr(item, f.name) for f in fields(row)}
-        for name, show in shows.items():
-            if shown[name] is not None:
-                shown[name] = show(shown[name])
-        return encode_json(shown)
-
-    return encode
-
-
-def derived_differences(query: Query, items: str, values: dict[str, Any]) -> bytes:
-    """Differences of what the SELECT gave, as differences of the rows made of it. What is equal there is none."""
-    shown = []
-    for item in msgspec.json.decode(items, type=list[dict[str, msgspec.Raw]]):
-        sides = {}
-        for side in ("was", "is"):
-            given = bytes(item[side])
-            made = derived(query, b"[%b]" % given, values)[1:-1] if given != b"null" else b""
-            sides[side] = msgspec.Raw(made or b"null")
-        if bytes(sides["was"]) != bytes(sides["is"]):
-            shown.append({"key": item["key"], **sides})
-    return encode_json(shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +136,7 @@ class QueryApi:
             "sees_all": caller.role in SEES_ALL,
         }
         if after is not None:
-            cursor = _decode_cursor(after, len(query.key))
+            cursor = decode_cursor(after, len(query.key))
             values |= {f"after_{i}": key for i, key in enumerate(cursor)}
         wanted = whole_number(request, "min_position", 0, 2**62)
         asked = Asked(query, caller, zone, values, after is not None, request)
@@ -442,7 +188,7 @@ class QueryApi:
             if query.single and not asked.continued:
                 raise _not_found(position)
         page, show = rows[: asked.values["limit"]], shows(query)
-        following = _following(page[-1][3:begin]) if len(rows) > len(page) else None
+        following = cursor_behind(page[-1][3:begin]) if len(rows) > len(page) else None
         items = b"[%b]" % b", ".join([show(row[begin:]) for row in page])
         if query.derive is not None:
             items = derived(query, items, asked.values)
@@ -466,7 +212,7 @@ class QueryApi:
             raise _not_found(position)
         items = text.encode() if query.derive is None else derived_differences(query, text, asked.values)
         etag = asked.etag(f"past{generation}-{was.position}", position)
-        return self._response(position, items, keys and _encode_cursor(keys), quarantined, etag)
+        return self._response(position, items, keys and encode_cursor(keys), quarantined, etag)
 
     async def _rows(self, connection: AsyncConnection[Any], asked: Asked, text: str | bytes) -> list[Any]:
         try:
@@ -475,7 +221,7 @@ class QueryApi:
         except psycopg.DataError as error:
             if not asked.continued:
                 raise
-            raise _malformed_cursor() from error
+            raise malformed_cursor() from error
 
     def _response(
         self, position: int, items: bytes, following: str | None, quarantined: int, etag: str
@@ -538,7 +284,7 @@ def _own(query: Query, caller: Caller, values: dict[str, Any]) -> None:
     sees_all = caller.role in SEES_ALL
     if not query.own or (sees_all and not values[query.own] and "%(sees_all)s" in query.select):
         return
-    is_account = _terms(query.parameters)[query.own][0] == "account"
+    is_account = terms_of(query.parameters)[query.own][0] == "account"
     named = values[query.own]
     if not named:
         values[query.own] = wallet_of(caller.principal) if is_account else caller.principal

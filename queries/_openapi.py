@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from commands._codec import ZONE_SCHEMA
 from commands._models import KINDS
 from ops.problems import documented
+from queries._query import Query
 from queries._sql import MOST_LIMIT, is_amount
-
-if TYPE_CHECKING:
-    from queries._http import Query
 
 
 def kind_of(hint: Any) -> Any:

@@ -12,14 +12,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from commands._codec import cache
 from projections._archive import past_name
 from projections._schema import tables
-
-if TYPE_CHECKING:
-    from queries._http import Query
+from queries._query import Query
 
 LIVE = """
 SELECT zone, generation, position, recorded_at AS as_of FROM checkpoints
@@ -130,6 +128,22 @@ FROM live LEFT JOIN (
     return settled(text, query, given, sees_all).encode()
 
 
+def whole(query: Query, given: frozenset[str], sees_all: bool) -> bytes:
+    """All rows as of now in one statement, for a cursor: each behind the generation, the position, the number of
+    quarantined events and the text of its first key, which is null where there are no rows."""
+    hints = get_type_hints(query.inputs, include_extras=True)
+    order = _order(query)
+    columns = ", ".join(_column(f.name, hints[f.name]) for f in fields(query.inputs))
+    text = f"""
+WITH live AS ({LIVE})
+SELECT live.generation, live.position, ({QUARANTINED}), page.*
+FROM live LEFT JOIN (
+    SELECT q.{query.key[0]}::text AS cursor_0, {columns} FROM ({_narrowed(query.select)}) q ORDER BY {order}
+) page ON true
+"""  # noqa: S608 - made of our own declarations only
+    return settled(text, query, given, sees_all).encode()
+
+
 QUARANTINED = """
 SELECT count(*) FROM quarantine x JOIN checkpoints c USING (zone, projection, generation)
 WHERE zone = %(zone)s AND projection = %(projection)s AND c.live AND quarantined AND x.position <= live.position
@@ -192,7 +206,10 @@ def needs_fates(query: Query) -> bool:
 @cache
 def has_a_past(query: Query) -> bool:
     """What the machinery notes of itself, such as the attempts of timers, is kept as it is now only."""
-    return not re.search(r"\b(timer_fates|checkpoints|quarantine|signed_checkpoints)\b", query.select)
+    return not PRESENT.search(query.select)
+
+
+PRESENT = re.compile(r"\b(timer_fates|act_fates|api_keys|checkpoints|quarantine|signed_checkpoints)\b")
 
 
 def _past_live(prefix: str = "") -> str:

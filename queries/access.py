@@ -13,7 +13,8 @@ from commands._codec import encode_json
 from ops.access import Caller
 from ops.web import App
 from queries._events import rfc3339
-from queries._http import QueryApi, whole_number
+from queries._http import QueryApi
+from queries._parameters import whole_number
 from queries._past import Past
 from queries.history import _PAGED, DEFAULT_LIMIT, MOST_LIMIT, MOST_POSITION
 from queries.proofs import SHORT, VARIES, adder, known_parameters

@@ -16,7 +16,7 @@ from commands._codec import EPOCH
 from domain._kernel import BASIS_POINTS, FOG, AssetCode, Count, Id
 from domain.harvest import Work, reward_for
 from projections._tables import Money, Total
-from queries._http import FOR_EVER, SEES_ALL, Context
+from queries._query import FOR_EVER, SEES_ALL, Context
 
 MOST_BUCKETS = 1_000
 YEAR_US = 365 * 86_400_000_000
@@ -742,7 +742,7 @@ class Rejections:
     incomplete: bool
 
 
-def _number_before(time: str) -> str:
+def number_before(time: str) -> str:
     """The number of the zone's last command before a time; numbers are gapless and in the order of time."""
     return f"""
     coalesce((
@@ -779,7 +779,7 @@ analytics.get(
                max(version) AS version, (sum(sum(number)) OVER (PARTITION BY start))::bigint AS all_refused
         FROM refusals GROUP BY start, rule
     ), issued AS (
-        SELECT start, (SELECT {_number_before("ends")}) - (SELECT {_number_before("start")}) AS number
+        SELECT start, (SELECT {number_before("ends")}) - (SELECT {number_before("start")}) AS number
         FROM b WHERE start IN (SELECT start FROM rules)
     )
     SELECT start, rule, refused, all_refused, issued.number - all_refused AS accepted,

@@ -18,11 +18,14 @@ from ops.logging import configure_logging
 from ops.pool import open_pool
 from ops.settings import Settings, SettingsIncomplete
 from ops.web import App
-from queries._console._http import Console, register_console
+from queries._console._http import Console
 from queries._console._live import Live
 from queries._console._pages import load_pages
+from queries._console._routes import register_console
 from queries._console._session import Sessions
 from queries._http import QueryApi, register
+from queries._machinery import Machinery
+from queries._told import register_told
 from queries._watch import on_stop_signals
 from queries.access import register_access
 from queries.history import register_history
@@ -44,6 +47,7 @@ class QueryService:
     def __init__(self) -> None:
         self.api: QueryApi | None = None
         self.console: Console | None = None
+        self.machinery: Machinery | None = None
         self.app: App | None = None
         """What the console asks: the application that this runs behind."""
 
@@ -54,6 +58,10 @@ class QueryService:
     def running_console(self) -> Console:
         assert self.console is not None, "requests come after start-up"
         return self.console
+
+    def running_machinery(self) -> Machinery:
+        assert self.machinery is not None, "requests come after start-up"
+        return self.machinery
 
     @asynccontextmanager
     async def run(self, settings: Settings) -> AsyncIterator[None]:
@@ -67,7 +75,10 @@ class QueryService:
             self.api = QueryApi(pool, access, settings.min_position_wait_s, keyring.reveal, settings.archive)
             positions, live = self.api.positions, Live(pool)
             assert self.app is not None, "routes are registered before start-up"
-            self.console = Console(self.app, self.api, Sessions(settings.pepper_bytes), live)
+            self.console = Console(
+                self.app, self.api, Sessions(settings.pepper_bytes), live, settings.api_url
+            )
+            self.machinery = Machinery(settings)
 
             def let_go() -> None:
                 positions.let_go()
@@ -75,7 +86,8 @@ class QueryService:
 
             try:
                 with on_stop_signals(let_go):
-                    yield
+                    async with self.machinery.run():
+                        yield
             finally:
                 await live.stop()
                 await positions.stop()
@@ -91,6 +103,7 @@ def register_all(app: App, service: QueryService) -> None:
     register_proofs(app, service.running)
     register_receipts(app, service.running)
     register_access(app, service.running)
+    register_told(app, service.running, service.running_machinery)
     load_pages()
     register_console(app, service.running_console)
 

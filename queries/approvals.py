@@ -7,7 +7,7 @@ from datetime import datetime
 
 from domain._kernel import Id
 from projections._tables import Money, Total
-from queries._http import SEES_ALL, Context
+from queries._query import SEES_ALL, Context
 
 approvals = Context(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from domain._kernel import BasisPoints, Count, Id
 from domain.devices import Reputation as Posterior
 from projections._tables import Total
-from queries._http import Context
+from queries._query import Context
 
 PRIOR = Posterior()
 

@@ -31,7 +31,7 @@ from domain.harvest import (
     scarcity_of,
 )
 from projections._tables import Money, Total
-from queries._http import FOR_EVER, SEES_ALL, Context
+from queries._query import FOR_EVER, SEES_ALL, Context
 
 MATCHES = SEES_ALL | {"worker"}
 UNKNOWN = Reputation()

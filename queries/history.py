@@ -22,8 +22,10 @@ from ops.limits import live
 from ops.problems import Problem, documented
 from ops.web import App
 from queries._events import Event, ndjson, plain, rfc3339
-from queries._http import SEES_ALL, QueryApi, parameters_of, whole_number
+from queries._http import QueryApi
+from queries._parameters import parameters_of, whole_number
 from queries._past import Past, no_stream
+from queries._query import SEES_ALL
 from queries._watch import HEAD, Stopping
 
 HISTORY = "history"
@@ -96,12 +98,10 @@ class History:
         wanted = parameters_of(OfEvents, request, frozenset({"after", "limit"}))
         after = whole_number(request, "after", 0, MOST_POSITION)
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MOST_LIMIT) or 1
+        seen = _last_seen(request, after)
         head, _ = await past.head()
         if "text/event-stream" in request.headers.get("accept", ""):
-            return Live(
-                self._follow(past, _last_seen(request, after), wanted["type"], wanted["stream"]),
-                live(request),
-            )
+            return Live(self._follow(past, seen, wanted["type"], wanted["stream"]), live(request))
         events, looked = await past.page(after, head, limit, wanted["type"], wanted["stream"])
         return _lines(events, head, looked if looked < head else None)
 

@@ -12,7 +12,7 @@ from commands._codec import EPOCH
 from domain._kernel import FOG, AccountId, Amount, AssetCode, Id, Text
 from domain.ledger import PUBLIC_FUNDS
 from projections._tables import Money, Total
-from queries._http import FOR_EVER, SEES_ALL, Context
+from queries._query import FOR_EVER, SEES_ALL, Context
 
 ledger = Context(__name__)
 

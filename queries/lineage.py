@@ -20,7 +20,8 @@ from ops.problems import Problem
 from ops.web import App
 from queries._effects import rows_changed
 from queries._events import Event
-from queries._http import QueryApi, parameters_of, whole_number
+from queries._http import QueryApi
+from queries._parameters import parameters_of, whole_number
 from queries._past import Past
 from queries._tree import Commands, timer_of
 from queries._versions import not_archived, versioned

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from domain._kernel import Id
-from queries._http import SEES_ALL, Context
+from queries._query import SEES_ALL, Context
 
 principals = Context(__name__)
 

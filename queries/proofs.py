@@ -20,9 +20,11 @@ from ops.access import Caller
 from ops.problems import Problem, documented
 from ops.web import App
 from projections._tree import ENTRIES, leaf_hash, parse_tile_path
-from queries._http import SEES_ALL, QueryApi, whole_number
+from queries._http import QueryApi
 from queries._logs import EVENTS, FATES, Log, beyond, cover
+from queries._parameters import whole_number
 from queries._past import Past
+from queries._query import SEES_ALL
 from queries.history import HISTORY, MOST_POSITION, _documented, _number
 
 LONG = "private, max-age=31536000, immutable"

@@ -24,9 +24,10 @@ from projections._notes import (
     verifier_key,
 )
 from queries._events import rfc3339
-from queries._http import EVERYBODY, SEES_ALL, QueryApi
+from queries._http import QueryApi
 from queries._logs import EVENTS, FATES, Log, beyond, cover
 from queries._past import Past
+from queries._query import EVERYBODY, SEES_ALL
 from queries._receipts import FORMAT, Proof
 from queries.proofs import adder, as_json, in_base64, known_parameters
 

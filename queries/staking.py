@@ -13,7 +13,7 @@ from typing import Any
 from commands._codec import EPOCH
 from domain._kernel import Id
 from projections._tables import Money, Total
-from queries._http import FOR_EVER, SEES_ALL, Context
+from queries._query import FOR_EVER, SEES_ALL, Context
 
 staking = Context(__name__)
 

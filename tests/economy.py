@@ -15,8 +15,8 @@ from random import Random
 from typing import Any, TypeVar
 
 from commands._codec import encode_json, event_encoder
-from commands._http import ROUTES
 from commands._models import command_from
+from commands._routes import ROUTES
 from commands.api import load_routes
 from domain import devices, harvest, ledger, staking
 from domain._kernel import FOG, Rejected

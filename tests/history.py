@@ -13,6 +13,7 @@ from commands._signatures import public_key, zone_key
 from domain._kernel import Rejected
 from domain.approvals import SetLimit
 from domain.ledger import MintTokens, OpenWallet
+from domain.operations import PauseProjection, ResumeProjection
 from domain.principals import SetProfile
 from domain.settlement.transfers import InitiateTransfer, RegisterPeer, SuspendPeer
 from projections._engine import Record
@@ -66,7 +67,8 @@ def history(seed: int = 7, steps: int = STEPS) -> tuple[Record, ...]:
 
 
 def _and_more(economy: Historian) -> None:
-    """What the economy does not do by itself: people have profiles, and send tokens to another zone."""
+    """What the economy does not do by itself: people have profiles and send tokens to another zone, operators
+    set limits and hold a read model for a moment."""
     until = economy.book.now + timedelta(days=1)
     for command, by in (
         (OpenWallet("wallet:dora"), "dora"),
@@ -76,6 +78,8 @@ def _and_more(economy: Historian) -> None:
         (SuspendPeer("village", "silent"), "operator"),
         (SetProfile("Dora", "dora@example.org"), "dora"),
         (SetLimit("freeze", 100), "operator"),
+        (PauseProjection("disputes", "looked at"), "operator"),
+        (ResumeProjection("disputes"), "operator"),
     ):
         rule = economy.issue(command, by)
         assert rule is None, (command, rule)

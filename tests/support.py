@@ -187,7 +187,12 @@ async def economy(database: Database, zone: str = "main", wait_s: float = 5.0) -
             "INSERT INTO heads (zone, clock, recorded_at) VALUES (%s, 'manual', %s)", (zone, START)
         )
     settings = Settings(
-        DATABASE_URL=database.url, pepper=SecretStr(PEPPER), min_position_wait_s=wait_s, query_connections=4
+        DATABASE_URL=database.url,
+        pepper=SecretStr(PEPPER),
+        min_position_wait_s=wait_s,
+        query_connections=4,
+        rate_queries="off",
+        rate_queries_principal="off",
     )
     sequencer = Sequencer(zone, PostgresLog(database.url, APP_ROLE))
     assert await sequencer.start()

@@ -7,7 +7,9 @@ Losing any of it costs a moment at most: the truth is in the checkpoints, and th
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Sequence
 
 import dramatiq
 import redis
@@ -17,7 +19,11 @@ from dramatiq.middleware import AgeLimit, Callbacks, Retries, ShutdownNotificati
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+NAMESPACE = "fogbook"
 QUEUE = "fogbook"
+WORKERS = "fogbook:worker:"
+"""Behind it the name of a worker process: what it says of itself, as long as it is there."""
+HEARD_MS = 10_000
 FLAG_MS = 10_000
 """A flag that nobody cleared (its follower was killed) goes by itself."""
 SEND_EVERY_S = 0.02
@@ -28,8 +34,8 @@ log = structlog.get_logger("fogbook.workers")
 def make_broker(redis_url: str) -> RedisBroker:
     """A broker that gives a killed worker's message to another within seconds, not minutes."""
     broker = RedisBroker(  # type: ignore[no-untyped-call]
-        client=_client(redis_url),
-        namespace="fogbook",
+        client=client_of(redis_url),
+        namespace=NAMESPACE,
         heartbeat_timeout=5_000,
         maintenance_chance=1_000_000,
         dead_message_ttl=3_600_000,
@@ -45,7 +51,8 @@ def make_broker(redis_url: str) -> RedisBroker:
     return broker
 
 
-def _client(redis_url: str) -> redis.Redis:
+def client_of(redis_url: str) -> redis.Redis:
+    """A client that gives up within seconds."""
     return redis.Redis.from_url(
         redis_url,
         socket_timeout=2,
@@ -64,7 +71,7 @@ class Wakes:
 
     def __init__(self, redis_url: str) -> None:
         self._broker = make_broker(redis_url)
-        self._redis = _client(redis_url)
+        self._redis = client_of(redis_url)
 
     def send(self, zone: str) -> bool:
         """Wake the zone's follower; False when a wake-up is outstanding. Raises redis.RedisError."""
@@ -79,6 +86,12 @@ class Wakes:
     def keep_flag(self, zone: str) -> None:
         """While a follower is at work, nobody needs to wake it."""
         self._redis.set(flag_name(zone), 1, px=FLAG_MS)
+
+    def beat(self, worker: str, since: float, zones: Sequence[str]) -> None:
+        """Tell whoever looks that a worker process is there, and which zones it follows. Times are seconds since
+        1970."""
+        said = {"worker": worker, "since": since, "at": time.time(), "zones": sorted(zones)}
+        self._redis.set(WORKERS + worker, json.dumps(said), px=HEARD_MS)
 
     def clear_flag(self, zone: str) -> None:
         self._redis.delete(flag_name(zone))

@@ -14,6 +14,7 @@ import psycopg
 import structlog
 
 from ops.pool import connect, connect_as_signer
+from ops.pooled import find_direct
 from ops.settings import Settings, SettingsIncomplete
 from ops.signed import SignedFolder
 from ops.signing import log_origin
@@ -33,6 +34,8 @@ def keep_archive(settings: Settings) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopping.set())
+
+    find_direct(settings, stopping)
 
     def as_signer() -> psycopg.Connection[Any]:
         return connect_as_signer(

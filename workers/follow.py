@@ -6,6 +6,8 @@ thread of its own: when Valkey hangs, followers go on.
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ import redis
 import structlog
 
 from projections._follower import Follower
+from projections._wanted import OPERATED
 from workers._broker import QUEUE, Wakes
 
 TENURE_S = 10.0
@@ -25,10 +28,11 @@ IDLE_S = 1.5
 KEEP_FLAG_EVERY_S = 2.0
 TIME_LIMIT_MS = 300_000
 
-BEHIND = """
+BEHIND = f"""
 SELECT EXISTS (SELECT 1 FROM heads h JOIN checkpoints c USING (zone)
-               WHERE zone = %s AND c.live AND c.position < h.position)
-"""
+               WHERE zone = %s AND c.live AND c.position < h.position
+                 AND (zone, c.projection) NOT IN (SELECT zone, projection FROM ({OPERATED}) held))
+"""  # noqa: S608 - made of our own text only
 
 log = structlog.get_logger("fogbook.workers")
 
@@ -37,9 +41,14 @@ class Followers:
     """The followers of this process, and the flags of the zones they are at work on."""
 
     def __init__(
-        self, connect: Callable[[], psycopg.Connection[Any]], wakes: Wakes, stopping: threading.Event
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        wakes: Wakes,
+        stopping: threading.Event,
+        make: Callable[..., Follower] = Follower,
     ) -> None:
         self._connect = connect
+        self._make = make
         self._wakes = wakes
         self._stopping = stopping
         self._zones: set[str] = set()
@@ -65,8 +74,8 @@ class Followers:
             self._hand_over(zone)
 
     def _tenure(self, zone: str) -> bool:
-        """False when another follower is at work: then the flag is its own."""
-        follower = Follower(self._connect, zone)
+        """False when another follower is at work, whose own the flag is then, or is to be."""
+        follower = self._make(self._connect, zone)
         try:
             if not follower.begin():
                 return False
@@ -75,7 +84,9 @@ class Followers:
                     follower.run(TENURE_S, IDLE_S, self._stopping.is_set)
                 finally:
                     follower.end()
-            return True
+            if follower.outdated:
+                self._let_go(zone)  # The sweeper wakes somebody else, by and by.
+            return not follower.outdated
         finally:
             follower.close()
 
@@ -109,13 +120,15 @@ class Followers:
             log.warning("flag_not_cleared", zone=zone, error=str(error))
 
     def keep_flags(self) -> None:
-        """A thread: while followers are at work, nobody needs to wake them."""
+        """A thread: while followers are at work, nobody needs to wake them. It also says that this process is there."""
+        name, since = f"{socket.gethostname()}:{os.getpid()}", time.time()
         while not self._stopping.wait(KEEP_FLAG_EVERY_S):
             # Under the lock, so that no flag is set again after its follower cleared it.
             with self._lock:
                 try:
                     for zone in tuple(self._zones):
                         self._wakes.keep_flag(zone)
+                    self._wakes.beat(name, since, tuple(self._zones))
                 except redis.RedisError as error:
                     log.warning("flag_not_kept", error=str(error))
 

@@ -20,6 +20,7 @@ from projections._engine import HandlerFailed, all_projections
 from projections._follower import ensure_checkpoints
 from projections._lease import IS_HELD
 from projections._rebuild import rebuild, sweep
+from projections._wanted import OPERATED
 from workers._broker import Wakes
 
 SWEEP_EVERY_S = 1.0
@@ -30,12 +31,13 @@ OLDER_CODE_AFTER_S = 60.0
 """During a rolling deployment, workers of the old version must not take projections back at once."""
 
 SWEEP = f"""
-SELECT h.zone, coalesce(bool_or(c.position < h.position), h.position > 0),
+SELECT h.zone, coalesce(bool_or(c.position < h.position AND held.zone IS NULL), h.position > 0),
        coalesce(bool_or(c.tenure > clock_timestamp()), false) AND {IS_HELD.format(zone="h.zone")},
        coalesce(bool_or(c.tenure IS NOT NULL), false),
        coalesce(jsonb_object_agg(c.projection, CASE WHEN d.zone IS NULL THEN '' ELSE c.code END)
                 FILTER (WHERE c.projection IS NOT NULL), '{{}}')
 FROM heads h LEFT JOIN checkpoints c ON c.zone = h.zone AND c.live
+LEFT JOIN ({OPERATED}) held ON (held.zone, held.projection) = (c.zone, c.projection)
 LEFT JOIN digests d ON (d.zone, d.projection, d.generation) = (c.zone, c.projection, c.generation)
 GROUP BY h.zone, h.position
 """  # noqa: S608

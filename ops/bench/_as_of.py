@@ -27,7 +27,7 @@ from ops.waits import connection_options
 from projections._engine import all_projections
 from projections._rebuild import rebuild
 from queries._as_of import resolve
-from queries._http import QUERIES
+from queries._query import QUERIES
 from queries._sql import given_of, statement
 from queries.api import load_queries
 from workers.archive import Archive

@@ -33,11 +33,11 @@ def found_economy(stage: Stage, zone: str) -> None:
 
 async def _found(stage: Stage, zone: str) -> None:
     async with sequencing(stage, zone) as sequencer:
-        for step in _steps(stage):
-            await submit_all(sequencer, [_command(body, by) for body, by in step])
+        for step in steps(stage):
+            await submit_all(sequencer, [command_of(body, by) for body, by in step])
 
 
-def _steps(stage: Stage) -> Iterator[list[tuple[Any, str]]]:
+def steps(stage: Stage) -> Iterator[list[tuple[Any, str]]]:
     """Commands and who issues them; what is in one step does not need each other."""
     people = [principal(number, stage.principals) for number in range(stage.principals)]
     owners = [people[number % len(people)] for number in range(stage.scale.devices)]
@@ -68,10 +68,11 @@ def _steps(stage: Stage) -> Iterator[list[tuple[Any, str]]]:
     yield [(StartService(f"c{i}"), owners[i]) for i in range(len(devices))]
 
 
-def _command(body: Any, by: str) -> Command:
+def command_of(body: Any, by: str, key: str = "") -> Command:
+    """Under a key that follows from it, where none is given."""
     kind = type(body)
     name = f"{context_of(kind)}/{kebab(kind.__name__)}"
     role = "operator" if by == "admin" else "participant"
-    key = f"mixed-{name}-{by}-{hash(repr(body))}"
+    key = key or f"mixed-{name}-{by}-{hash(repr(body))}"
     request = b'{"command":"%b","act_as":"%b","body":{}}' % (name.encode(), by.encode())
     return Command(name, body, decision_of(kind), by, by, role, key, request)

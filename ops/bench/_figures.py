@@ -43,6 +43,10 @@ class Figures:
     lag_mixed_ms: dict[str, float] = field(default_factory=dict)
     timers_late_ms: dict[str, float] = field(default_factory=dict)
     hashing: dict[str, float] = field(default_factory=dict)
+    console: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By page and panel: milliseconds of its query alone and over HTTP, and round trips to PostgreSQL."""
+    console_pages: dict[str, float] = field(default_factory=dict)
+    """Of the first load, and of pages that are open."""
     growth: dict[str, dict[str, float]] = field(default_factory=dict)
     """Each figure by the number of events that the log holds, or of what else there is much of."""
     growth_ratios: dict[str, float] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,23 +38,35 @@ AT_ONCE = 2_048
 """Commands of a batch; fewer where each has many events."""
 EVENTS_A_WALLET = 10
 """A zone has a wallet for that many of its events: all sizes have streams of the same lengths."""
+MOST_EVENTS = 10**12
 LARGE = 500
 """Payments of one distribution."""
 
 
-def make_history(url: str, zone: str, batches: Iterable[list[Command]]) -> int:
-    """Found a zone and give it that history; returns where it ends.
+Clock = Callable[[int], datetime]
+"""What time it is when a log has reached a position."""
+
+
+def now(position: int) -> datetime:
+    return datetime.now(UTC)
+
+
+def make_history(
+    url: str, zone: str, batches: Iterable[list[Command]], clock: Clock = now, events: int = MOST_EVENTS
+) -> int:
+    """Found a zone and give it that history, until there are so many events; returns where it ends. Its clock is a
+    manual one where `clock` says the time.
 
     Raises BenchFailed when a command is refused, or when somebody else writes in the zone.
     """
-    ensure_zone(url, zone, "real")
+    ensure_zone(url, zone, "real" if clock is now else "manual")
     with paused_collector():
-        end = asyncio.run(_made(url, zone, batches))
+        end = asyncio.run(_made(url, zone, batches, clock, events))
     gc.collect()
     return end
 
 
-async def _made(url: str, zone: str, batches: Iterable[list[Command]]) -> int:
+async def _made(url: str, zone: str, batches: Iterable[list[Command]], clock: Clock, events: int) -> int:
     log = PostgresLog(url, APP_ROLE)
     await log.connect()
     try:
@@ -63,7 +75,9 @@ async def _made(url: str, zone: str, batches: Iterable[list[Command]]) -> int:
         known = await _known(log, zone, head)
         stored: asyncio.Future[bool] | None = None
         for commands in batches:
-            at = max(datetime.now(UTC), head.at)
+            if head.position >= events:
+                break
+            at = max(clock(head.position), head.at)
             decided = await asyncio.to_thread(_decided, zone, known, head, at, commands)
             await _check_stored(zone, stored)
             stored = asyncio.ensure_future(log.append(zone, head, at, decided.batch))
@@ -121,21 +135,27 @@ def economy(events: int, wallets: int, principals: int, seed: int) -> Iterator[l
 
     The first event of a zone says that it was made. Keys lie scattered, as those that clients draw by chance.
     """
-    yield [minted(FUNDS * wallets)]
-    left = events - 3
-    for first in range(0, wallets, AT_ONCE):
-        numbers = range(first, min(first + AT_ONCE, wallets))
-        yield [opened(number, principals) for number in numbers]
-        yield [
-            paid_out([wallet(each, principals) for each in numbers[i : i + LARGE]], FUNDS, numbers[i])
-            for i in range(0, len(numbers), LARGE)
-        ]
-        left -= 3 * len(numbers) + -(-len(numbers) // LARGE)
+    yield from opened_and_funded(wallets, principals)
+    left = events - 3 - 3 * wallets - sum(-(-len(each) // LARGE) for each in _parts(wallets))
     choose, made = random.Random(seed), 0
     while left - 2 * made >= 2:
         count = min(AT_ONCE, left // 2 - made)
         yield [_paid_by_chance(choose, wallets, principals, made + i) for i in range(count)]
         made += count
+
+
+def opened_and_funded(wallets: int, principals: int) -> Iterator[list[Command]]:
+    yield [minted(FUNDS * wallets)]
+    for numbers in _parts(wallets):
+        yield [opened(number, principals) for number in numbers]
+        yield [
+            paid_out([wallet(each, principals) for each in numbers[i : i + LARGE]], FUNDS, numbers[i])
+            for i in range(0, len(numbers), LARGE)
+        ]
+
+
+def _parts(wallets: int) -> list[range]:
+    return [range(first, min(first + AT_ONCE, wallets)) for first in range(0, wallets, AT_ONCE)]
 
 
 def wallets_of(events: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ops.bench._append import append
 from ops.bench._as_of import as_of
 from ops.bench._commands import commands
+from ops.bench._console import console
 from ops.bench._figures import Figures
 from ops.bench._growth import growth
 from ops.bench._hashing import hashing
@@ -35,6 +36,7 @@ PARTS: dict[str, Callable[[Stage, Figures], None]] = {
     "verify": verify_logs,
     "as_of": as_of,
     "growth": growth,
+    "console": console,
     "queries": queries,
     # After all that follows zones, since it leaves millions of events in its own.
     "commands": commands,

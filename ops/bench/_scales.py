@@ -56,6 +56,10 @@ class Scale:
     command_s: float
     """Of each side in each round of the commands part."""
     command_connections: tuple[int, ...]
+    panel_asks: int
+    """Of each panel of the console."""
+    live_pages: int
+    """Open at once."""
     growth: Growth
     limit_s: float | None = None
 
@@ -77,6 +81,8 @@ TINY = Scale(
     streams=200,
     memory_s=0.2,
     devices=100,
+    panel_asks=3,
+    live_pages=20,
     growth=Growth((500, 1_500), 1, 0.2, 5, 0.5, 1_200, 2, 300, 3),
     command_rounds=1,
     command_s=0.2,
@@ -99,6 +105,8 @@ QUICK = Scale(
     streams=20_000,
     memory_s=2.0,
     devices=500,
+    panel_asks=50,
+    live_pages=500,
     growth=Growth((10_000, 100_000), 4, 0.7, 200, 4.0, 100_000, 10, 10_000, 50),
     command_rounds=2,
     command_s=0.5,
@@ -122,6 +130,8 @@ FULL = Scale(
     streams=1_000_000,
     memory_s=30.0,
     devices=1_000,
+    panel_asks=200,
+    live_pages=500,
     growth=Growth((10_000, 1_000_000, 10_000_000), 8, 1.0, 400, 10.0, 1_000_000, 20, 100_000, 100),
     command_rounds=5,
     command_s=2.0,

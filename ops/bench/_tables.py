@@ -50,7 +50,7 @@ class Table:
 def tables(figures: Figures) -> list[Table]:
     """Those that the run has something for."""
     makers: tuple[Callable[[Figures], Table], ...]
-    makers = (_goals, _sides, _commands, _lag, _hashing, _growth, _ratios)
+    makers = (_goals, _sides, _commands, _lag, _hashing, _growth, _panels, _open_pages, _ratios)
     return [table for make in makers if (table := make(figures)).rows]
 
 
@@ -169,6 +169,26 @@ def _growth(figures: Figures) -> Table:
         cells = (f"{series[str(size)]:,.4g}" if str(size) in series else "" for size in sizes)
         grown = figures["growth_ratios"].get(name)
         table.rows.append([name.replace("_", " "), *cells, "" if grown is None else f"{grown:.2f}"])
+    return table
+
+
+def _panels(figures: Figures) -> Table:
+    """The console's panels, the slowest first."""
+    heads = ["panel", "query p50, p99 ms", "over HTTP p50, p99 ms", "round trips"]
+    table = Table(f"The console beside {short(figures['conditions'].get('console_events', 0))} events", heads)
+    panels = figures.get("console", {})
+    for name, panel in sorted(panels.items(), key=lambda each: -each[1]["http_p99_ms"]):
+        pairs = (
+            ", ".join(_ms(panel[f"{how}_{part}_ms"]) for part in ("p50", "p99")) for how in ("query", "http")
+        )
+        table.rows.append([name.replace("/", ": "), *pairs, f"{panel['round_trips']:.0f}"])
+    return table
+
+
+def _open_pages(figures: Figures) -> Table:
+    table = Table("The console's pages", ["", ""])
+    for name, value in figures.get("console_pages", {}).items():
+        table.rows.append([name.replace("_", " "), f"{value:,.4g}"])
     return table
 
 

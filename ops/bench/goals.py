@@ -32,7 +32,7 @@ class Goal:
         """What was measured; None where the run had no such part."""
         try:
             return round(self.figure(figures), 3)
-        except KeyError:
+        except (KeyError, ValueError):
             return None
 
     def reached(self, value: float) -> bool:
@@ -65,6 +65,10 @@ def _tail(figures: Measured) -> float:
 def _cpu_growth(figures: Measured) -> float:
     cost = figures["growth"]["command_cpu_us"]
     return float(cost["10000000"] / cost["10000"])
+
+
+def _slowest_panel(figures: Measured) -> float:
+    return float(max(panel["http_p99_ms"] for panel in figures["console"].values()))
 
 
 TRANSFER = "transfer over HTTP, c=32"
@@ -123,6 +127,28 @@ GOALS = (
     query("point_beside_writes", "query of one row, beside writes"),
     query("page_beside_writes", "query of a page of 50, beside writes"),
     Goal("CPU of a command beside 10M events", "beside 10k", _cpu_growth, 1.15, at_most=True),
+    Goal("slowest panel of the console", "ms at p99", _slowest_panel, 50, at_most=True),
+    Goal(
+        "500 open pages",
+        "connections to PostgreSQL at work",
+        lambda figures: figures["console_pages"]["connections_used"],
+        1,
+        at_most=True,
+    ),
+    Goal(
+        "p99 of a command beside 500 open pages",
+        "without them",
+        lambda figures: figures["console_pages"]["command_p99_ratio"],
+        1.1,
+        at_most=True,
+    ),
+    Goal(
+        "first load of the overview",
+        "KB",
+        lambda figures: figures["console_pages"]["first_load_bytes"] / 1024,
+        150,
+        at_most=True,
+    ),
     Goal(
         "loading a stream of 1M events",
         "events read",

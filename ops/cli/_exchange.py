@@ -22,11 +22,25 @@ def export(
     at: Annotated[str | None, typer.Option(help="Up to this position or time.")] = None,
     stream: Annotated[str | None, typer.Option(help="Only this stream's events.")] = None,
     type: Annotated[str | None, typer.Option(help="Only events of this type.")] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(help="The rows of this query instead, such as ledger/balances, as FILE.parquet."),
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="A parameter of the query, NAME=VALUE; repeatable.")
+    ] = None,
     zone: Zone = "main",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Write a zone's history to a file, with the signed checkpoint that it can be held against."""
+    """Write a zone's history to a file, with the signed checkpoint that it can be held against; or a query's rows."""
+    if query is not None or param:
+        if at is not None or stream or type or query is None:
+            raise typer.BadParameter(
+                "--param goes with --query, and --query goes without --at, --stream and --type"
+            )
+        _export_query(file, query, param or [], zone, home, as_json)
+        return
     from ops.export import one_moment, stored_entries, survey, write_ndjson
     from ops.progress import progress
 
@@ -48,6 +62,31 @@ def export(
                 break
     text = f"{file} holds {manifest.events} events of zone {zone} up to position {manifest.position}."
     answer({"file": str(file)} | manifest.shown(), as_json, text)
+
+
+def _export_query(
+    file: Path, name: str, parameters: list[str], zone: str, home: Path | None, as_json: bool
+) -> None:
+    from ops.export import one_moment
+    from ops.progress import progress
+    from ops.tables import export_query, query_named
+    from queries.api import load_queries
+
+    if not file.name.endswith(".parquet"):
+        fail(f"{file} should end in .parquet.")
+    given = dict[str, str]()
+    for parameter in parameters:
+        key, equals, value = parameter.partition("=")
+        if not equals or key in given:
+            fail(f"--param {parameter} should be NAME=VALUE, each name once.")
+        given[key] = value
+    load_queries()
+    query = query_named(name)
+    zone_exists(home, zone)
+    with connect(home, bounded=False) as connection, progress("Exporting") as tick, one_moment(connection):
+        made = export_query(connection, query, zone, given, file, tick)
+    text = f"{file} holds {made.rows} rows of {made.query} of zone {zone} as of position {made.position}."
+    answer({"file": str(file)} | made._asdict(), as_json, text)
 
 
 def _checkpoint(home: Path | None, zone: str) -> bool:

@@ -65,6 +65,9 @@ def verify(
         Path | None, typer.Option(help="Go on where this file says, and keep in it how far it came.")
     ] = None,
     zone: Annotated[str | None, typer.Option(help="Only this zone.")] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="Write what was found here, for node_exporter's textfile collector.")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +76,7 @@ def verify(
     from ops.verify import verify as run_verify
 
     if receipt is not None:
-        if held or deep or resume or zone:
+        if held or deep or resume or zone or metrics:
             raise typer.BadParameter("a receipt is verified by itself, with --key")
         _verify_receipt(receipt, key or [], home, as_json)
         return
@@ -92,6 +95,8 @@ def verify(
             pepper=pepper_at_hand(home),
             resume=resume,
         )
+    if metrics is not None:
+        _write_metrics(metrics, found.count, found.events)
     if as_json:
         print_json(found.as_json())
     else:
@@ -104,6 +109,15 @@ def verify(
     if not as_json:
         words = "Nothing differs, but not all is proven" if found.unproven else "All is well"
         typer.echo(f"{words}: {found.events} events, {found.commands} commands, {found.rows} rows.")
+
+
+def _write_metrics(path: Path, differences: int, events: int) -> None:
+    from ops.observability.verified import write_verification
+
+    try:
+        write_verification(path, differences, events)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}.")
 
 
 def _verify_receipt(receipt: Path, keys: list[str], home: Path | None, as_json: bool) -> None:

@@ -100,14 +100,28 @@ def work(home: Home = None, as_json: Json = False) -> None:
     run_worker(Settings())
 
 
-def migrate(home: Home = None, as_json: Json = False) -> None:
+class MigrationStep(StrEnum):
+    expand = "expand"
+    contract = "contract"
+    all = "all"
+
+
+def migrate(
+    home: Home = None,
+    step: Annotated[
+        MigrationStep,
+        typer.Option(help="expand before new processes start, contract once old ones have ended; or both."),
+    ] = MigrationStep.all,
+    as_json: Json = False,
+) -> None:
     """Bring the database up to date; FOGBOOK_MIGRATE_DATABASE_URL names it as its owner."""
     from ops.home import find_target
+    from ops.migrate import Step
     from ops.migrate import migrate as run_migrations
     from ops.safety import UnsafeDatabase
 
     try:
-        run_migrations(find_target(home).superuser_url)
+        run_migrations(find_target(home).superuser_url, Step(step))
     except UnsafeDatabase as error:
         fail(str(error))
     answer({"migrated": True}, as_json, "The database is up to date.")
@@ -137,11 +151,13 @@ Ctrl-C stops everything."""
 
 def check_served(settings: Any) -> None:
     """Say in one sentence what would otherwise be a trace of the server's start-up."""
-    import psycopg
-
+    from ops.pooled import check_way
     from ops.production import check_production
+    from ops.traces import tracing
 
     assert len(settings.pepper_bytes) >= 16
-    psycopg.connect(settings.database_url, connect_timeout=5).close()
+    check_way(settings)
+    with tracing(settings, "fogbook"):
+        pass  # What sends traces is installed.
     if settings.production:
         check_production(settings)

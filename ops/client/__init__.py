@@ -11,7 +11,7 @@
 
 Commands are the domain's own dataclasses and rows those of the queries, so nothing is described twice, and a type
 checker knows both. Each command has an idempotency key, so whatever got no answer is sent again and happens once. A
-client remembers how far the log was when it wrote, and its queries wait for that (`Fogbook-Position`).
+client remembers how far the log was when it wrote or read, and its queries wait for that (`Fogbook-Position`).
 
 `AsyncFogbook` is the same with `await` and `async for`.
 """
@@ -22,27 +22,35 @@ from ops.client._errors import (
     Forbidden,
     Invalid,
     NotFound,
+    NotProven,
+    Problem,
     Refused,
     Stale,
     TooMany,
     Unauthenticated,
     Unavailable,
 )
-from ops.client._protocol import Accepted, Event, Page, Signer
+from ops.client._values import Accepted, Command, Difference, Event, Page, Raw, Signer, Stretch
 
 __all__ = [
     "Accepted",
     "AsyncFogbook",
+    "Command",
+    "Difference",
     "Event",
     "Fogbook",
     "FogbookError",
     "Forbidden",
     "Invalid",
     "NotFound",
+    "NotProven",
     "Page",
+    "Problem",
+    "Raw",
     "Refused",
     "Signer",
     "Stale",
+    "Stretch",
     "TooMany",
     "Unauthenticated",
     "Unavailable",

@@ -1,90 +1,72 @@
-"""The two clients: the same operations over httpx, with a thread's patience or a loop's."""
+"""The two clients. What they do is written in `_operations`, once; here each method is told how to wait."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from datetime import datetime, timedelta
+import ssl
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from functools import wraps
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import httpx
-import stamina
 
-from ops.client import _protocol
-from ops.client._errors import AWAY, FogbookError, Unavailable, problem_in
-from ops.client._protocol import Accepted, Event, Operation, Page, Reply, Request, Signer, Terms
+from ops.client import _operations as operations
+from ops.client._io import Blocking, Looping, Way, address_of
+from ops.client._operations import Session
+from ops.client._steps import Listing, Steps
+from ops.client._values import Signer, Terms
 
-R = TypeVar("R")
+P = ParamSpec("P")
 T = TypeVar("T")
+Transport = TypeVar("Transport")
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 35.0
+"""Longer than the server itself waits for anything, and than its feeds are silent."""
 PATIENCE_S = 60.0
-ATTEMPTS = 12
-LONGEST_PAUSE_S = 5.0
+AGENT = "fogbook-client/1"
+
+Operation = Callable[Concatenate[Session, P], Steps[T]]
+ListOperation = Callable[Concatenate[Session, P], Listing[T]]
 
 
-def _again(error: Exception) -> bool | timedelta:
-    """Whether a request is sent once more, and after which pause where the server names one. It is the same request
-    with the same idempotency key, so it is safe whatever became of the first."""
-    if isinstance(error, _NotYet):
-        return timedelta(seconds=min(error.pause_s, LONGEST_PAUSE_S)) if error.pause_s else True
-    return isinstance(error, httpx.TransportError)
+def waits(operation: Operation[P, T]) -> Callable[Concatenate[Fogbook, P], T]:
+    @wraps(operation)
+    def method(self: Fogbook, *args: P.args, **named: P.kwargs) -> T:
+        return self._io.run(operation(self._session, *args, **named))
+
+    return method  # type: ignore[return-value]
 
 
-class _NotYet(Exception):
-    """An answer that says: later."""
+def lists(operation: ListOperation[P, T]) -> Callable[Concatenate[Fogbook, P], Generator[T, None, None]]:
+    @wraps(operation)
+    def method(self: Fogbook, *args: P.args, **named: P.kwargs) -> Generator[T, None, None]:
+        return self._io.each(operation(self._session, *args, **named))
 
-    def __init__(self, problem: FogbookError, pause_s: float) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.pause_s = pause_s
-
-
-def _reply(response: httpx.Response) -> Reply:
-    """Raises _NotYet."""
-    if response.status_code in AWAY or response.status_code == 429:
-        after = response.headers.get("retry-after", "")
-        problem = problem_in(response.status_code, response.content)
-        raise _NotYet(problem, float(after) if after.isdecimal() else 0.0)
-    return Reply(response.status_code, response.headers, response.content)
+    return method  # type: ignore[return-value]
 
 
-def _given_up(error: Exception) -> FogbookError:
-    if isinstance(error, _NotYet):
-        return error.problem
-    return Unavailable(0, {"type": "/problems/unreachable", "detail": f"There was no answer: {error}"})
+def awaits(operation: Operation[P, T]) -> Callable[Concatenate[AsyncFogbook, P], Coroutine[Any, Any, T]]:
+    @wraps(operation)
+    def method(self: AsyncFogbook, *args: P.args, **named: P.kwargs) -> Coroutine[Any, Any, T]:
+        return self._io.run(operation(self._session, *args, **named))
+
+    return method  # type: ignore[return-value]
 
 
-class _Client:
+def streams(
+    operation: ListOperation[P, T],
+) -> Callable[Concatenate[AsyncFogbook, P], AsyncGenerator[T, None]]:
+    @wraps(operation)
+    def method(self: AsyncFogbook, *args: P.args, **named: P.kwargs) -> AsyncGenerator[T, None]:
+        return self._io.each(operation(self._session, *args, **named))
+
+    return method  # type: ignore[return-value]
+
+
+class _Client(Generic[Transport]):
     """What both are told."""
 
-    def __init__(
-        self,
-        key: str,
-        zone: str,
-        act_as: str,
-        trust: Sequence[str],
-        signer: Signer | None,
-        patience_s: float,
-    ) -> None:
-        self.terms = Terms(key, zone, act_as, tuple(trust), signer)
-        self._patience_s = patience_s
-
-    @property
-    def seen(self) -> int:
-        """The position up to which this client knows the zone; give it to another client to see as much."""
-        return self.terms.seen
-
-    def see(self, position: int) -> None:
-        """From now on answers reflect at least this position."""
-        self.terms.saw(position)
-
-    def _attempts(self) -> Any:
-        return stamina.retry_context(on=_again, attempts=ATTEMPTS, timeout=self._patience_s)
-
-
-class Fogbook(_Client):
-    """A client that waits. One client is one reader: it never goes back behind what it has seen."""
+    _kind: Callable[..., Any]
 
     def __init__(
         self,
@@ -95,11 +77,58 @@ class Fogbook(_Client):
         act_as: str = "",
         trust: Sequence[str] = (),
         signer: Signer | None = None,
+        timeout_s: float = TIMEOUT_S,
         patience_s: float = PATIENCE_S,
-        transport: httpx.BaseTransport | None = None,
+        tls: ssl.SSLContext | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        super().__init__(key, zone, act_as, trust, signer, patience_s)
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, transport=transport)
+        """`url`: of the server, perhaps with a path before its own. `key`: an API key or a token. `zone`: the economy.
+        `act_as`: for whom commands are sent, by an operator with that right. `trust`: verifier keys of the zone's log,
+        got from elsewhere, under which `prove` checks receipts. `signer`: signs each command. `timeout_s`: for a
+        connection and for each part of an answer. `patience_s`: how long a request is sent again where there is no
+        answer, or one that says: later. `tls`: how an https server is verified, in place of `SSL_CERT_FILE` or certifi.
+        `transport`: of httpx, in place of the network and of the proxies that the environment names (`HTTPS_PROXY`).
+
+        Raises ValueError. Nothing is sent yet.
+        """
+        if any(not given.isascii() or not given.isprintable() for given in (key, zone)):
+            raise ValueError("a key or a zone is one line of ASCII letters, digits and signs")
+        fixed = {"user-agent": AGENT, "authorization": f"Bearer {key}", "fogbook-zone": zone}
+        self._io = self._kind(Way(address_of(url), fixed, timeout_s, patience_s, tls), transport)
+        self._session = Session(self._io, Terms(zone, act_as, tuple(trust), signer))
+
+    @property
+    def zone(self) -> str:
+        """The economy that this client speaks with."""
+        return self._session.terms.zone
+
+    @property
+    def seen(self) -> int:
+        """The position up to which this client knows the zone; give it to another client to see as much."""
+        return self._session.terms.seen
+
+    def see(self, position: int) -> None:
+        """From now on answers reflect at least this position."""
+        self._session.terms.saw(position)
+
+
+class Fogbook(_Client[httpx.BaseTransport]):
+    """A client whose calls wait for their answer. One client is one reader: it never goes back behind what it has seen.
+    Threads may share it."""
+
+    _kind = Blocking
+    _io: Blocking
+
+    send = waits(operations.send)
+    send_many = waits(operations.send_many)
+    page = waits(operations.page)
+    items = lists(operations.items)
+    differences = lists(operations.differences)
+    get = waits(operations.get)
+    log = waits(operations.log)
+    events = lists(operations.events)
+    follow = lists(operations.follow)
+    prove = waits(operations.prove)
 
     def __enter__(self) -> Self:
         return self
@@ -110,136 +139,26 @@ class Fogbook(_Client):
         self.close()
 
     def close(self) -> None:
-        self._http.close()
-
-    def _run(self, operation: Operation[T]) -> T:
-        try:
-            request = next(operation)
-            while True:
-                request = operation.send(self._ask(request))
-        except StopIteration as end:
-            value: T = end.value
-            return value
-
-    def _ask(self, request: Request) -> Reply:
-        try:
-            for attempt in self._attempts():
-                with attempt:
-                    return _reply(
-                        self._http.request(
-                            request.method,
-                            request.path,
-                            params=request.query,
-                            headers=request.headers,
-                            content=request.body,
-                        )
-                    )
-        except (_NotYet, httpx.TransportError) as error:
-            raise _given_up(error) from error
-        raise AssertionError("an attempt returns or raises")
-
-    def send(
-        self,
-        command: Any,
-        *,
-        key: str = "",
-        if_match: int | None = None,
-        at: datetime | None = None,
-        dry_run: bool = False,
-        correlation: str = "",
-    ) -> Accepted:
-        """Issue a command, a dataclass of the domain. Raises FogbookError: Refused by a rule, Stale, NotFound, ...
-
-        `key`: its idempotency key, a new one where it is missing; `if_match`: the version that its main stream must
-        have; `at`: the time, in a zone with a manual clock; `dry_run`: what it would do, done nowhere.
-        """
-        return self._run(_protocol.send(self.terms, command, key, if_match, at, dry_run, correlation))
-
-    def send_many(self, commands: Sequence[Any], keys: Sequence[str] = ()) -> list[Accepted | FogbookError]:
-        """Issue up to 1,000 commands in order, each on its own: what became of each is in its place."""
-        return self._run(_protocol.send_many(self.terms, commands, keys))
-
-    def page(
-        self,
-        query: str,
-        row: type[R],
-        *,
-        after: str | None = None,
-        limit: int = _protocol.PAGE,
-        as_of: str = "",
-        **parameters: Any,
-    ) -> Page[R]:
-        """A page of a query, such as `ledger/statement`, as rows of its dataclass."""
-        return self._run(_protocol.page(self.terms, query, row, after, limit, as_of, parameters))
-
-    def items(
-        self, query: str, row: type[R], *, limit: int = _protocol.PAGE, as_of: str = "", **parameters: Any
-    ) -> Iterator[R]:
-        """All items of a query, page by page."""
-        after = None
-        while True:
-            page = self.page(query, row, after=after, limit=limit, as_of=as_of, **parameters)
-            yield from page.items
-            if (after := page.next) is None:
-                return
-
-    def events(
-        self, after: int = 0, *, type: str = "", stream: str = "", limit: int = 1_000
-    ) -> Iterator[Event]:
-        """The log behind a position, up to where it is now."""
-        behind: int | None = after
-        while behind is not None:
-            found, behind = self._run(_protocol.events(self.terms, behind, limit, type, stream))
-            yield from found
-
-    def follow(self, after: int = 0, *, type: str = "", stream: str = "") -> Iterator[Event]:
-        """The log behind a position, and on as it grows; a connection that breaks is resumed where it was."""
-        while True:
-            try:
-                for event in self._followed(after, type, stream):
-                    after = event.position
-                    yield event
-            except (httpx.TransportError, _NotYet):
-                self._run(
-                    _protocol.events(self.terms, after, 1, type, stream)
-                )  # Waits until the server is there.
-
-    def _followed(self, after: int, type: str, stream: str) -> Iterator[Event]:
-        request = _protocol.live(self.terms, after, type, stream)
-        patience = httpx.Timeout(TIMEOUT_S, read=2 * TIMEOUT_S)
-        with self._http.stream(
-            "GET", request.path, params=request.query, headers=request.headers, timeout=patience
-        ) as response:
-            if response.status_code != _protocol.ACCEPTED:
-                response.read()
-                reply = _reply(response)
-                raise problem_in(reply.status, reply.body)
-            for line in response.iter_lines():
-                if (event := _protocol.event_of(line)) is not None:
-                    yield event
-
-    def prove(self, done: Accepted) -> dict[str, Any]:
-        """The receipt of a command, checked under the keys in `trust`. Raises NotProven where it proves nothing."""
-        return self._run(_protocol.prove(self.terms, done))
+        """Its connections; it is not used again."""
+        self._io.close()
 
 
-class AsyncFogbook(_Client):
-    """A client for a loop. See Fogbook, whose methods these are."""
+class AsyncFogbook(_Client[httpx.AsyncBaseTransport]):
+    """The same for a loop: methods are awaited, iterators are asynchronous. Tasks may share it."""
 
-    def __init__(
-        self,
-        url: str,
-        key: str,
-        *,
-        zone: str = "main",
-        act_as: str = "",
-        trust: Sequence[str] = (),
-        signer: Signer | None = None,
-        patience_s: float = PATIENCE_S,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(key, zone, act_as, trust, signer, patience_s)
-        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, transport=transport)
+    _kind = Looping
+    _io: Looping
+
+    send = awaits(operations.send)
+    send_many = awaits(operations.send_many)
+    page = awaits(operations.page)
+    items = streams(operations.items)
+    differences = streams(operations.differences)
+    get = awaits(operations.get)
+    log = awaits(operations.log)
+    events = streams(operations.events)
+    follow = streams(operations.follow)
+    prove = awaits(operations.prove)
 
     async def __aenter__(self) -> Self:
         return self
@@ -250,105 +169,5 @@ class AsyncFogbook(_Client):
         await self.close()
 
     async def close(self) -> None:
-        await self._http.aclose()
-
-    async def _run(self, operation: Operation[T]) -> T:
-        try:
-            request = next(operation)
-            while True:
-                request = operation.send(await self._ask(request))
-        except StopIteration as end:
-            value: T = end.value
-            return value
-
-    async def _ask(self, request: Request) -> Reply:
-        try:
-            async for attempt in self._attempts():
-                with attempt:
-                    return _reply(
-                        await self._http.request(
-                            request.method,
-                            request.path,
-                            params=request.query,
-                            headers=request.headers,
-                            content=request.body,
-                        )
-                    )
-        except (_NotYet, httpx.TransportError) as error:
-            raise _given_up(error) from error
-        raise AssertionError("an attempt returns or raises")
-
-    async def send(
-        self,
-        command: Any,
-        *,
-        key: str = "",
-        if_match: int | None = None,
-        at: datetime | None = None,
-        dry_run: bool = False,
-        correlation: str = "",
-    ) -> Accepted:
-        return await self._run(_protocol.send(self.terms, command, key, if_match, at, dry_run, correlation))
-
-    async def send_many(
-        self, commands: Sequence[Any], keys: Sequence[str] = ()
-    ) -> list[Accepted | FogbookError]:
-        return await self._run(_protocol.send_many(self.terms, commands, keys))
-
-    async def page(
-        self,
-        query: str,
-        row: type[R],
-        *,
-        after: str | None = None,
-        limit: int = _protocol.PAGE,
-        as_of: str = "",
-        **parameters: Any,
-    ) -> Page[R]:
-        return await self._run(_protocol.page(self.terms, query, row, after, limit, as_of, parameters))
-
-    async def items(
-        self, query: str, row: type[R], *, limit: int = _protocol.PAGE, as_of: str = "", **parameters: Any
-    ) -> AsyncIterator[R]:
-        after = None
-        while True:
-            page = await self.page(query, row, after=after, limit=limit, as_of=as_of, **parameters)
-            for item in page.items:
-                yield item
-            if (after := page.next) is None:
-                return
-
-    async def events(
-        self, after: int = 0, *, type: str = "", stream: str = "", limit: int = 1_000
-    ) -> AsyncIterator[Event]:
-        behind: int | None = after
-        while behind is not None:
-            found, behind = await self._run(_protocol.events(self.terms, behind, limit, type, stream))
-            for event in found:
-                yield event
-
-    async def follow(self, after: int = 0, *, type: str = "", stream: str = "") -> AsyncIterator[Event]:
-        while True:
-            try:
-                async for event in self._followed(after, type, stream):
-                    after = event.position
-                    yield event
-            except (httpx.TransportError, _NotYet):
-                await self._run(_protocol.events(self.terms, after, 1, type, stream))
-
-    async def _followed(self, after: int, type: str, stream: str) -> AsyncIterator[Event]:
-        request = _protocol.live(self.terms, after, type, stream)
-        patience = httpx.Timeout(TIMEOUT_S, read=2 * TIMEOUT_S)
-        async with self._http.stream(
-            "GET", request.path, params=request.query, headers=request.headers, timeout=patience
-        ) as response:
-            if response.status_code != _protocol.ACCEPTED:
-                await response.aread()
-                reply = _reply(response)
-                raise problem_in(reply.status, reply.body)
-            async for line in response.aiter_lines():
-                if (event := _protocol.event_of(line)) is not None:
-                    yield event
-
-    async def prove(self, done: Accepted) -> dict[str, Any]:
-        return await self._run(_protocol.prove(self.terms, done))
+        """Its connections; it is not used again."""
+        await self._io.close()

@@ -28,8 +28,8 @@ _SETTINGS = {
 # keys of no other name. The commands that look at, empty or stop a server are not among them.
 _RIGHTS = (
     "~fogbook* -@all +hello +ping +select +evalsha +eval +script|load +set +get +del +hset +hget +hmget +hdel +hlen"
-    " +hexists +hkeys +lpop +rpush +llen +lrange +sadd +srem +scard +smembers +zadd +zrem +zcard +zrangebyscore +keys"
-    " +time"
+    " +hexists +hkeys +lpop +rpush +llen +lrange +sadd +srem +scard +smembers +zadd +zrem +zcard +zrangebyscore"
+    " +zremrangebyrank +expire +keys +scan +mget +time"
 )
 
 

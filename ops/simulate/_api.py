@@ -1,57 +1,46 @@
-"""The simulation's way to the API: batches of commands that are safe to send again, queries, and the log."""
+"""The simulation's way to the API: the client, at a pace, with every answer that no story contains as a failure."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
-from ops.home import Refused
-from ops.simulate._http import Http, Reply, Unreachable
-
-encode_json, decode_json = msgspec.json.encode, msgspec.json.decode
+from ops.client import (
+    Accepted,
+    AsyncFogbook,
+    FogbookError,
+    NotFound,
+    Raw,
+    Refused,
+    Stretch,
+    Unavailable,
+)
+from ops.home import Refused as RefusedHere
 
 PATIENCE_S = 30.0
 PAGE = 1_000
 QUERY_PAGE = 500
 MOST_LINES = 400
 """Commands a batch: so many are decided within the patience of anybody in between."""
-NOT_DECIDED = frozenset({408, 429, 500, 502, 503, 504})
-DECIDED = frozenset({200, 404, 409})
 DEFECTS = frozenset({"unknown-command", "zone-not-found", "time-goes-backwards", "clock-is-real"})
 """Refusals that no story contains."""
 
+Wish = Raw
+"""A command that somebody wants done."""
 
-class SimulationFailed(Refused):
+
+class SimulationFailed(RefusedHere):
     """The simulation cannot go on; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A command that somebody wants done."""
-
-    command: str
-    """`ledger/transfer`"""
-    body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     wish: Wish
-    status: int
-    body: dict[str, Any]
-
-    @property
-    def rule(self) -> str:
-        return rule_of(self.body)
-
-
-def rule_of(problem: dict[str, Any]) -> str:
-    return str(problem.get("type", "")).rpartition("/")[2]
+    outcome: Accepted | Refused | NotFound
 
 
 def rfc3339(at: datetime) -> str:
@@ -76,116 +65,75 @@ class Pace:
 
 
 class Api:
-    def __init__(self, http: Http, rate: int = 0) -> None:
-        self._http = http
+    def __init__(self, url: str, key: str, zone: str, rate: int = 0) -> None:
+        self._url, self._key, self._zone = url, key, zone
+        self._book = AsyncFogbook(url, key, zone=zone, patience_s=PATIENCE_S)
         self._pace = Pace(rate)
-        self.head = 0
-        """The log's position, as it was last told."""
+
+    async def aclose(self) -> None:
+        await self._book.close()
 
     async def send(
         self, wishes: Sequence[Wish], key: str, *, by: str = "", at: datetime | None = None, trace: str
     ) -> list[Answer]:
         """One principal's commands, in order; what got no answer is sent again under the same keys."""
-        headers = {"content-type": "application/x-ndjson", "fogbook-correlation": trace}
-        headers |= {"fogbook-act-as": by} if by else {}
-        headers |= {"fogbook-at": rfc3339(at)} if at else {}
-        lines = []
-        for number, wish in enumerate(wishes):
-            context, _, command = wish.command.partition("/")
-            line = {"context": context, "command": command, "key": f"{key}:{number}", "body": wish.body}
-            lines.append(encode_json(line))
+        keys = [f"{key}:{number}" for number in range(len(wishes))]
         answers: list[Answer] = []
-        for start in range(0, len(lines), MOST_LINES):
+        for start in range(0, len(wishes), MOST_LINES):
             part = wishes[start : start + MOST_LINES]
             await self._pace.take(len(part))
-            bodies = await self._until_answered(b"\n".join(lines[start : start + MOST_LINES]), headers)
-            answers += [
-                _checked(Answer(w, a["status"], a["body"])) for w, a in zip(part, bodies, strict=True)
-            ]
+            with _failures():
+                outcomes = await self._book.send_many(
+                    part, keys=keys[start : start + MOST_LINES], act_as=by, at=at, correlation=trace
+                )
+            answers += [_checked(wish, outcome) for wish, outcome in zip(part, outcomes, strict=True)]
         return answers
 
-    async def _until_answered(self, content: bytes, headers: dict[str, str]) -> list[dict[str, Any]]:
-        end = asyncio.get_running_loop().time() + PATIENCE_S
-        while True:
-            answers = await self._try(content, headers)
-            if answers is not None:
-                return answers
-            if asyncio.get_running_loop().time() > end:
-                raise SimulationFailed(f"The API did not answer for {PATIENCE_S:.0f} s.")
-            await asyncio.sleep(0.1)
-
-    async def _try(self, content: bytes, headers: dict[str, str]) -> list[dict[str, Any]] | None:
-        """The answers; None when the batch has to be sent again."""
-        try:
-            response = await self._http.post("/commands", content, headers)
-        except Unreachable:
-            return None
-        if response.status != 200:
-            _fail_unless_away(response)
-            return None
-        answers = [decode_json(line) for line in response.content.splitlines()]
-        return None if any(answer["status"] in NOT_DECIDED for answer in answers) else answers
-
-    async def now(self, zone: str) -> datetime:
+    async def now(self) -> datetime:
         """The zone's time. Raises SimulationFailed when the zone is no place for a simulation."""
-        path, headers = "/commands/platform/advance-clock?dry_run=true", {"content-type": "application/json"}
         try:
-            response = await self._http.post(path, b"{}", headers)
-        except Unreachable as error:
-            raise SimulationFailed(f"The API at {self._http.url} does not answer.") from error
-        if response.status == 404:
+            async with AsyncFogbook(self._url, self._key, zone=self._zone, patience_s=0) as book:
+                asked = await book.send(Raw("platform/advance-clock", {}), dry_run=True)
+        except Unavailable as error:
+            raise SimulationFailed(f"The API at {self._url} does not answer.") from error
+        except NotFound as error:
             raise SimulationFailed(
-                f"There is no zone {zone}: make it with `fogbook zones create {zone} --manual-clock`."
-            )
-        if response.status == 409:
-            raise SimulationFailed(f"Zone {zone} has a real clock; a simulation needs a manual one.")
-        if response.status != 200:
-            raise _unexpected(response)
-        return datetime.fromisoformat(decode_json(response.content)["events"][0]["data"]["to"])
+                f"There is no zone {self._zone}: make it with `fogbook zones create {self._zone} --manual-clock`."
+            ) from error
+        except Refused as error:
+            raise SimulationFailed(
+                f"Zone {self._zone} has a real clock; a simulation needs a manual one."
+            ) from error
+        except FogbookError as error:
+            raise _unexpected(error) from error
+        return datetime.fromisoformat(asked.events[0].data["to"])
 
-    async def events(self, after: int) -> list[dict[str, Any]]:
+    async def log(self, after: int) -> Stretch:
         """A page of the log behind a position."""
-        response = await self._get("/history/events", {"after": after, "limit": PAGE})
-        self.head = int(response.headers["fogbook-position"])
-        return [decode_json(line) for line in response.content.splitlines()]
+        with _failures():
+            return await self._book.log(after, limit=PAGE)
 
     async def query(self, path: str, **parameters: Any) -> list[dict[str, Any]]:
-        """All items of a query, page by page."""
-        items: list[dict[str, Any]] = []
-        while True:
-            response = await self._get(f"/queries/{path}", {"limit": QUERY_PAGE, **parameters})
-            page = decode_json(response.content)
-            items += page["items"]
-            if page["next"] is None:
-                return items
-            parameters["after"] = page["next"]
-
-    async def _get(self, path: str, parameters: dict[str, Any]) -> Reply:
-        end = asyncio.get_running_loop().time() + PATIENCE_S
-        while True:
-            try:
-                response = await self._http.get(path, parameters)
-                if response.status == 200:
-                    return response
-                _fail_unless_away(response)
-            except Unreachable:
-                pass
-            if asyncio.get_running_loop().time() > end:
-                raise SimulationFailed(f"{path} did not answer for {PATIENCE_S:.0f} s.")
-            await asyncio.sleep(0.1)
+        """All items of a query, page by page, as of what was sent and read or later."""
+        with _failures():
+            return [row async for row in self._book.items(path, dict, limit=QUERY_PAGE, **parameters)]
 
 
-def _fail_unless_away(response: Reply) -> None:
-    if response.status not in NOT_DECIDED:
-        raise _unexpected(response)
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except FogbookError as error:
+        raise _unexpected(error) from error
 
 
-def _unexpected(response: Reply) -> SimulationFailed:
-    return SimulationFailed(f"{response.path} answered {response.status}: {response.content[:300].decode()}")
+def _unexpected(error: FogbookError) -> SimulationFailed:
+    return SimulationFailed(f"The API answered {error.status}: {error}")
 
 
-def _checked(answer: Answer) -> Answer:
-    if answer.status not in DECIDED or answer.rule in DEFECTS:
-        said = encode_json(answer.body).decode()[:300]
-        raise SimulationFailed(f"{answer.wish.command} was answered {answer.status}: {said}")
-    return answer
+def _checked(wish: Wish, outcome: Accepted | FogbookError) -> Answer:
+    if isinstance(outcome, Accepted):
+        return Answer(wish, outcome)
+    if not isinstance(outcome, Refused | NotFound) or outcome.rule in DEFECTS:
+        raise SimulationFailed(f"{wish.name} was answered {outcome.status}: {outcome}")
+    return Answer(wish, outcome)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from ops.client import Event
 from ops.simulate._book_devices import Harvest
 from ops.simulate._book_market import Market
 from ops.simulate._book_settlement import Settlement
@@ -119,7 +120,7 @@ class Book:
         self.harvest = Harvest(self.dues, self.must)
         self.market = Market(self.dues, self.must)
         self.settlement = Settlement(self.dues, self.must)
-        self._folds: dict[str, Callable[[str, str, Data, Data], None]] = {
+        self._folds: dict[str, Callable[[str, str, Data, Event], None]] = {
             **dict.fromkeys(("validator", "position", "unbonding", "slash"), self._apply_staking),
             **self.harvest.folds,
             **self.market.folds,
@@ -150,15 +151,15 @@ class Book:
             sums[asset] += amount
         return dict(sums)
 
-    def apply(self, event: Data) -> None:
+    def apply(self, event: Event) -> None:
         """Fold one event of the log in, in the order of the log."""
-        stream = event["stream"]
+        stream = event.stream
         category, _, id = stream.partition(":")
         fold = self._folds.get(category)
         if fold is not None:
-            fold(event["type"], id, event["data"], event)
+            fold(event.type, id, event.data, event)
         else:
-            self._apply_ledger(event["type"], event["data"], stream, id, event["meta"].get("command", ""))
+            self._apply_ledger(event.type, event.data, stream, id, event.meta.get("command", ""))
 
     def _apply_ledger(self, kind: str, data: Data, stream: str, id: str, command: str) -> None:
         match kind:
@@ -198,7 +199,7 @@ class Book:
         self.holds.pop(id, None)
         self.dues.settle(f"hold {id}")
 
-    def _apply_staking(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _apply_staking(self, kind: str, id: str, data: Data, event: Event) -> None:
         validator, _, delegator = id.partition(":")
         pair = (validator, delegator)
         match kind:
@@ -260,7 +261,7 @@ class Book:
             self.compounds.discard(pair)
             self.dues.settle(f"compounding of {pair[1]} at {pair[0]}")
 
-    def _apply_unbonding(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _apply_unbonding(self, kind: str, id: str, data: Data, event: Event) -> None:
         match kind:
             case "UnbondingBegan":
                 self.entries[id, data["entry"]] = Entry(data["delegator"], int(data["tokens"]))
@@ -273,7 +274,7 @@ class Book:
             case "Slashed":
                 self.slashings[id] = Slashing(data["validator"], time(data["at"]))
                 if len(f"slash.{id}") <= MOST_ID:
-                    self.dues.expect(f"evidence slash.{id}", time(event["recorded_at"]))
+                    self.dues.expect(f"evidence slash.{id}", event.recorded_at)
             case "SlashAppealed":
                 self.slashings[id].appealed = True
             case "AppealDecided":

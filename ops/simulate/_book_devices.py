@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from ops.client import Event
 from ops.simulate._dues import Dues
 
 SILENT_AFTER = timedelta(minutes=10)
@@ -96,7 +97,7 @@ class Harvest:
             "reputation": self._reputation,
         }
 
-    def _device(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _device(self, kind: str, id: str, data: Data, event: Event) -> None:
         if kind == "DeviceRegistered":
             has = data["capabilities"]["cpu_millicores"]
             self.devices[id] = Device(data["owner"], data["region"], has)
@@ -124,7 +125,7 @@ class Harvest:
             case "CapabilitiesUpdated":
                 device.cpu_millicores = data["capabilities"]["cpu_millicores"]
 
-    def _harvester(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _harvester(self, kind: str, id: str, data: Data, event: Event) -> None:
         device = self.devices[id]
         match kind:
             case "HarvesterEnrolled":
@@ -146,7 +147,7 @@ class Harvest:
         if session.status != "stopped":
             self._dues.expect(f"end of {id}", session.over_at)
 
-    def _session(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _session(self, kind: str, id: str, data: Data, event: Event) -> None:
         match kind:
             case "HarvestSessionStarted":
                 at, ends_at = datetime.fromisoformat(data["at"]), datetime.fromisoformat(data["ends_at"])
@@ -165,7 +166,7 @@ class Harvest:
                 self.ended[data["reason"]] += 1
                 self._dues.settle(f"end of {id}")
 
-    def _contribution(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _contribution(self, kind: str, id: str, data: Data, event: Event) -> None:
         if kind == "ContributionRecorded":
             session, _, seq = id.partition(":")
             tasks = {each["task"]: each["result_digest"] for each in data["tasks"]}
@@ -199,7 +200,7 @@ class Harvest:
                 self.earned[data["owner"]] += int(data["amount"])
                 self._dues.settle(f"reward of {id}")
 
-    def _decided(self, id: str, status: str, kind: str, event: Data) -> None:
+    def _decided(self, id: str, status: str, kind: str, event: Event) -> None:
         known = self.contributions[id]
         self._must(known.status != "paid", f"{id} was paid before it was decided.")
         known.final = known.final or known.disputed
@@ -207,17 +208,17 @@ class Harvest:
         for kept in (self.pending, self.disputed, self.rejected[known.owner]):
             kept.pop(id, None)
         if status == "validated":
-            self._dues.expect(f"reward of {id}", datetime.fromisoformat(event["recorded_at"]))
+            self._dues.expect(f"reward of {id}", event.recorded_at)
         elif not known.final:
             self.rejected[known.owner][id] = known
 
-    def _expect_evidence(self, event: Data) -> None:
-        at = datetime.fromisoformat(event["recorded_at"])
-        self._dues.expect(f"evidence harvest.{event['position']}", at)
+    def _expect_evidence(self, event: Event) -> None:
+        at = event.recorded_at
+        self._dues.expect(f"evidence harvest.{event.position}", at)
 
-    def _evidence(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _evidence(self, kind: str, id: str, data: Data, event: Event) -> None:
         self._must(id not in self.evidence, f"Evidence {id} was counted twice.")
         self.evidence.add(id)
 
-    def _reputation(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _reputation(self, kind: str, id: str, data: Data, event: Event) -> None:
         self._dues.settle(f"evidence {data['evidence_id']}")

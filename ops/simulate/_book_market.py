@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from ops.client import Event
 from ops.simulate._dues import Dues
 
 MOST_REMEMBERED = 5
@@ -152,13 +153,13 @@ class Market:
     def statuses(self) -> Counter[str]:
         return Counter(contract.status for contract in self.contracts.values())
 
-    def _nothing(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _nothing(self, kind: str, id: str, data: Data, event: Event) -> None:
         """What this model does not need."""
 
-    def _burst(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _burst(self, kind: str, id: str, data: Data, event: Event) -> None:
         self.bursts += 1
 
-    def _offering(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _offering(self, kind: str, id: str, data: Data, event: Event) -> None:
         if kind == "OfferingRegistered":
             self.offerings[id] = Offering(
                 id,
@@ -198,7 +199,7 @@ class Market:
 
     # Requests
 
-    def _request(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _request(self, kind: str, id: str, data: Data, event: Event) -> None:
         if kind == "ServiceRequested":
             expires_at = datetime.fromisoformat(data["expires_at"])
             status = "open" if data["mode"] == "match" else "bidding"
@@ -250,7 +251,7 @@ class Market:
 
     # Contracts
 
-    def _contract(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _contract(self, kind: str, id: str, data: Data, event: Event) -> None:
         if kind == "ContractOpened":
             self._open(id, data)
             return
@@ -320,19 +321,19 @@ class Market:
         else:
             self._dues.settle(f"period of {id}")
 
-    def _expect_evidence(self, name: str, event: Data) -> None:
-        self._dues.expect(f"evidence {name}", datetime.fromisoformat(event["recorded_at"]))
+    def _expect_evidence(self, name: str, event: Event) -> None:
+        self._dues.expect(f"evidence {name}", event.recorded_at)
 
-    def _counts(self, data: Data, event: Data, span: str, most: int) -> bool:
+    def _counts(self, data: Data, event: Event, span: str, most: int) -> bool:
         """Whether what one customer says of a device still counts within an hour or a day."""
-        when = datetime.fromisoformat(event["recorded_at"]).strftime(span)
+        when = event.recorded_at.strftime(span)
         whose = (data["customer"], data["device"], data["service_type"], span)
         before, number = self._said.get(whose, ("", 0))
         number = number + 1 if before == when else 1
         self._said[whose] = when, number
         return number <= most
 
-    def _period(self, kind: str, contract: Contract, data: Data, event: Data) -> None:
+    def _period(self, kind: str, contract: Contract, data: Data, event: Event) -> None:
         """A period settled, out of the escrow or as obligations."""
         id, number = contract.id, data["period"]
         self._must(number == contract.settled, f"{id} settles period {number}, not {contract.settled}.")
@@ -365,14 +366,14 @@ class Market:
         if data["last"] and not contract.runs:
             self._over(contract)
 
-    def _expect_obligations(self, source: str, due: int, fee: int, event: Data) -> None:
-        at = datetime.fromisoformat(event["recorded_at"])
+    def _expect_obligations(self, source: str, due: int, fee: int, event: Event) -> None:
+        at = event.recorded_at
         if due:
             self._dues.expect(f"obligation {source}", at)
         if fee:
             self._dues.expect(f"obligation {source}.fee", at)
 
-    def _end(self, kind: str, contract: Contract, data: Data, event: Data) -> None:
+    def _end(self, kind: str, contract: Contract, data: Data, event: Event) -> None:
         id = contract.id
         match kind:
             case "ContractCompleted" | "ContractExpired":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from ops.client import Event
 from ops.simulate._dues import Dues
 
 Data = dict[str, Any]
@@ -68,11 +69,11 @@ class Settlement:
                 owed[each.creditor] += each.amount
         return owes, owed
 
-    def _clearing(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _clearing(self, kind: str, id: str, data: Data, event: Event) -> None:
         self.open = data["open"]
 
-    def _window(self, kind: str, id: str, data: Data, event: Data) -> None:
-        at = datetime.fromisoformat(event["recorded_at"])
+    def _window(self, kind: str, id: str, data: Data, event: Event) -> None:
+        at = event.recorded_at
         match kind:
             case "WindowOpened":
                 self.windows[id] = "open"
@@ -85,7 +86,7 @@ class Settlement:
             case "PositionsNetted" | "PositionsReserved":
                 for each in data["positions"]:
                     net = int(each["receives"]) - int(each["pays"])
-                    self.nets[id, event["meta"]["command"], each["asset"]] += net
+                    self.nets[id, event.meta["command"], each["asset"]] += net
                 if kind == "PositionsReserved":
                     self.windows[id] = "settling"
                     self._dues.settle(f"positions of {id}")
@@ -97,7 +98,7 @@ class Settlement:
                 for step in ("close", "positions", "payments"):
                     self._dues.settle(f"{step} of {id}")
 
-    def _page(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _page(self, kind: str, id: str, data: Data, event: Event) -> None:
         match kind:
             case "ObligationsSettled":
                 for name in data["obligations"]:
@@ -112,12 +113,12 @@ class Settlement:
             case "ObligationRenewed":
                 self.obligations[data["obligation"]].status = "owed"
 
-    def _obligation(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _obligation(self, kind: str, id: str, data: Data, event: Event) -> None:
         self._must(id not in self.obligations, f"Obligation {id} was recorded twice.")
         self.obligations[id] = Obligation(data["debtor"], data["creditor"], int(data["amount"]))
         self._dues.settle(f"obligation {id}")
 
-    def _dispute(self, kind: str, id: str, data: Data, event: Data) -> None:
+    def _dispute(self, kind: str, id: str, data: Data, event: Event) -> None:
         match kind:
             case "DisputeOpened":
                 at, amount = datetime.fromisoformat(data["at"]), int(data["amount"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -18,17 +19,17 @@ from typing import Any
 import typer
 
 from commands._codec import encode_json
+from ops.client import Accepted, Event
 from ops.progress import Tick, progress
 from ops.simulate._actors import Operator, cast
 from ops.simulate._api import Answer, Api, SimulationFailed, Wish, rfc3339
-from ops.simulate._book import FOG, Book, time
+from ops.simulate._book import FOG, Book
 from ops.simulate._checks import differences, laws
-from ops.simulate._http import Http
 from ops.simulate._view import Actor, View, Village
 from ops.status import show_rows
 from ops.zones import ensure_zone
 
-AT_ONCE = 8
+AT_ONCE = 4
 """Principals that are served at the same time."""
 TIMERS_WITHIN_S = 20.0
 """How long the log may stand still while something is due."""
@@ -69,16 +70,12 @@ def run(
 async def _simulate(
     devices: int, days: int, seed: int, rate: int, zone: str, url: str, key: str, tick: Tick
 ) -> Simulation:
-    headers = {"authorization": f"Bearer {key}", "fogbook-zone": zone}
-    http = Http(url, headers)
-    try:
-        name = f"sim-{seed}-{devices}"
-        simulation = Simulation(Api(http, rate), zone, name, *cast(name, devices))
+    name = f"sim-{seed}-{devices}"
+    async with aclosing(Api(url, key, zone, rate)) as api:
+        simulation = Simulation(api, zone, name, *cast(name, devices))
         await simulation.live(days, tick)
         await simulation.check()
         return simulation
-    finally:
-        http.close()
 
 
 @dataclass
@@ -92,7 +89,7 @@ class Simulation:
     book: Book = field(default_factory=Book)
     position: int = 0
     """How far the book has read the log."""
-    answered: dict[int, dict[str, Any]] = field(default_factory=dict)
+    answered: dict[int, Event] = field(default_factory=dict)
     """Events that answers showed, and that the log has to show as well."""
     began_at: datetime | None = None
     """When this simulation first began, by the zone's clock."""
@@ -115,7 +112,7 @@ class Simulation:
 
     async def live(self, days: int, tick: Tick) -> None:
         """From one midnight to another one, both of them lived; the last thing is what follows from the last step."""
-        self.now = await self.api.now(self.zone)
+        self.now = await self.api.now()
         await self._find()
         start = self.began_at or self.now
         steps = days * 24
@@ -124,22 +121,23 @@ class Simulation:
             at = start + timedelta(hours=step)
             if step not in self.marks:
                 await self._pass_time(step, at)
-            mark = (await self._send([CLOCK], f"{step}:mark", at))[0].body["position"]
+            mark = (await self._send([CLOCK], f"{step}:mark", at))[0].outcome.position
             await self._read_log(mark)
             await self._act(step, at)
+        await self._read_log()
         await self._settle(start + timedelta(hours=steps))
         tick(steps + 1, steps + 1)
 
     async def _find(self) -> None:
         """What the log holds of this simulation already; the book is read up to its last mark."""
-        while page := await self.api.events(self.found):
-            self.found = page[-1]["position"]
+        while page := (await self.api.log(self.found)).events:
+            self.found = page[-1].position
             for event in page:
-                name, _, part = event["meta"].get("correlation", "").partition("/")
+                name, _, part = event.meta.get("correlation", "").partition("/")
                 if name == self.name:
-                    self.began_at = self.began_at or time(event["recorded_at"])
+                    self.began_at = self.began_at or event.recorded_at
                     if part.endswith(":mark"):
-                        self.marks[int(part.removesuffix(":mark"))] = event["position"]
+                        self.marks[int(part.removesuffix(":mark"))] = event.position
         await self._read_log(max(self.marks.values(), default=1) - 1)
 
     async def _pass_time(self, step: int, at: datetime) -> None:
@@ -149,14 +147,13 @@ class Simulation:
         fall due too early. All projections move together.
         """
         await self._read_log()
-        await self.api.query(SMALL_QUERY, min_position=self.position)
+        await self.api.query(SMALL_QUERY)
         if at >= self.now:
             await self._send([CLOCK], f"{step}:clock", at)
         await self._settle(at)
 
     async def _settle(self, at: datetime) -> None:
-        """Wait for all that is due: timers by their time, reactions since what they follow from."""
-        await self._read_log()
+        """Wait for all that the book knows to be due: timers by their time, reactions since what they follow from."""
         moved_at, position = monotonic(), self.position
         while due := self.book.dues.by(at):
             if self.position > position:
@@ -191,36 +188,36 @@ class Simulation:
         key, trace = f"{self.name}:{part}", f"{self.name}/{part}"
         answers = await self.api.send(wishes, key, by=by, at=named, trace=trace)
         for answer in answers:
-            if answer.status == 200:
-                self.answered |= {event["position"]: event for event in answer.body["events"]}
+            if isinstance(answer.outcome, Accepted):
+                self.answered |= {event.position: event for event in answer.outcome.events}
         return answers
 
     def _count(self, answer: Answer) -> None:
-        if answer.status == 200:
-            self.accepted[answer.wish.command] += 1
-            events = answer.body["events"]
-            self.repeated += bool(events) and events[0]["position"] <= self.found
+        if isinstance(answer.outcome, Accepted):
+            self.accepted[answer.wish.name] += 1
+            events = answer.outcome.events
+            self.repeated += bool(events) and events[0].position <= self.found
         else:
-            self.refused[answer.rule] += 1
+            self.refused[answer.outcome.rule] += 1
 
     # Reading the log
 
     async def _read_log(self, upto: int | None = None) -> None:
         while upto is None or self.position < upto:
-            page = await self.api.events(self.position)
-            for event in page:
-                if upto is not None and event["position"] > upto:
+            page = await self.api.log(self.position)
+            for event in page.events:
+                if upto is not None and event.position > upto:
                     return
                 self._read(event)
-            if self.position >= self.api.head:
+            if self.position >= page.head:
                 return
 
-    def _read(self, event: dict[str, Any]) -> None:
-        if event["position"] != self.position + 1:
-            self.problems.append(f"The log goes from position {self.position} to {event['position']}.")
-        self.position = event["position"]
+    def _read(self, event: Event) -> None:
+        if event.position != self.position + 1:
+            self.problems.append(f"The log goes from position {self.position} to {event.position}.")
+        self.position = event.position
         shown = self.answered.pop(self.position, None)
-        if shown is not None and any(event[name] != shown[name] for name in shown):
+        if shown is not None and _said(event) != _said(shown):
             self.problems.append(f"Position {self.position} is not what its command's answer showed.")
         self.book.apply(event)
 
@@ -239,9 +236,9 @@ class Simulation:
         for _ in range(CHECKS):
             position = self.position
 
-            async def ask(path: str, at: int = position, **parameters: Any) -> list[dict[str, Any]]:
+            async def ask(path: str, **parameters: Any) -> list[dict[str, Any]]:
                 async with gate:
-                    return await self.api.query(path, min_position=at, **parameters)
+                    return await self.api.query(path, **parameters)
 
             found = await differences(self.book, self.everybody, ask)
             await self._read_log()
@@ -313,6 +310,11 @@ class Simulation:
             }
             for actor in self.actors
         ]
+
+
+def _said(event: Event) -> tuple[Any, ...]:
+    """What answers show of an event."""
+    return event.stream, event.version, event.type, event.data
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -161,7 +161,7 @@ class _Zone:
             return  # Another application's zone.
         try:
             created = decode_event("ZoneCreated", row[1])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return  # That it cannot be read was said.
         if created is not None and created.clock != row[0]:
             what = f"the zone was created with another clock: {created.clock}"

@@ -6,14 +6,22 @@ import os
 import signal
 import time
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import psycopg
+
+from commands._codec import decode_json
+from domain.operations import projections
 from projections._engine import Record, Rows, fold, keys_of
 from projections._quarantine import CAREFUL_LIMIT_S
 
 QUARANTINED = """
-SELECT position, stream, error FROM quarantine
+SELECT position, stream, error, discarded FROM quarantine
 WHERE zone = %s AND projection = %s AND generation = %s AND quarantined
+"""
+
+DISCARDED = """
+SELECT data FROM events WHERE zone = %s AND stream = %s AND type = 'EventDiscarded'
 """
 
 LOOK_EVERY_S = 0.002
@@ -24,6 +32,13 @@ class Aside(NamedTuple):
 
     stream: str
     error: str
+    discarded: bool
+
+
+def discarded_in(connection: psycopg.Connection[Any], zone: str, projection: str) -> set[int]:
+    """The positions of events of which an operator said in the log that the projection is to do without them."""
+    rows = connection.execute(DISCARDED, (zone, projections.name(projection)))
+    return {decode_json(data)["position"] for (data,) in rows}
 
 
 class Ended(IntEnum):

@@ -40,7 +40,7 @@ def said_of(
         if each.kind == kind:
             try:
                 said = decode(each.body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 found.add(zone, f"it cannot be read: {error}", table="attestations", row=[zone, each.ordinal])
             else:
                 yield said

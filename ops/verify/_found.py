@@ -52,7 +52,7 @@ class Found:
     unread: int = 0
     """What other code made (snapshots, attestations, past rows): this one never reads it, and cannot check it."""
     set_aside: int = 0
-    """Events that a live read model lacks, because its handlers fail at them."""
+    """Events that a live read model lacks, because its handlers fail at them or operators discarded them."""
     unproven: list[str] = field(default_factory=list)
     """What is unread and set aside, by name."""
 

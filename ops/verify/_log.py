@@ -198,7 +198,7 @@ class Walk:
                     self._differs(position, f"this code knows no type {kind.name}", stream=place.name)
                     continue
                 event = kind.decode(data)
-            except (msgspec.DecodeError, ValueError) as error:
+            except (msgspec.DecodeError, RecursionError, ValueError) as error:
                 self._differs(position, f"it cannot be read: {error}", stream=place.name)
                 continue
             if known.i != done + 1 or (done and (known.command != command or known.n != of)):
@@ -370,6 +370,6 @@ class Walk:
 def _refusal(answer: bytes) -> tuple[int, int] | None:
     try:
         said = decode_refusal(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     return said.status, said.position

@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 
 from commands._codec import decode_json
-from ops.verify._aside import QUARANTINED, Aside, Ended, attempt
+from ops.verify._aside import QUARANTINED, Aside, Ended, attempt, discarded_in
 from ops.verify._book import Attestation, said_of
 from ops.verify._found import Found
 from projections._attestations import READ_MODEL
@@ -92,6 +92,7 @@ class _Check:
         self._projection = projection
         self._attested = attested
         self._found = found
+        self._discarded: set[int] = set()
 
     def _differs(self, what: str, position: int | None = None, **where: Any) -> None:
         self._found.add(self._zone, what, position, **where)
@@ -121,7 +122,7 @@ class _Check:
             what = f"projection {name} cannot fold {error.record.type}: {error.__cause__!r}"
             self._differs(what, error.record.position)
             return
-        except (msgspec.DecodeError, UnicodeDecodeError, HandlerHung) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, HandlerHung) as error:
             self._differs(f"projection {name} cannot read an event: {error!r}", folded.rows.position)
             return
         self._check_digest(live, folded.digest())
@@ -183,8 +184,10 @@ class _Check:
     def _fold(self, folded: Folded, live: Live, aside: dict[int, Aside]) -> None:
         """Up to the checkpoint, with a look at the digest wherever one was attested."""
         stops = self._comparable(live, aside)
+        self._discarded = discarded_in(self._connection, self._zone, self._projection.name)
         broken: set[str] = set()
-        rightly: list[int] = []
+        failing: list[int] = []
+        discarded: list[int] = []
         run: list[Record] = []
         left = dict(aside)
         for record in history(self._connection, self._zone, live.position, list(self._projection.handlers)):
@@ -193,8 +196,9 @@ class _Check:
                 self._check_attested(folded, stops.pop(0))
             if record.position in left or record.stream in broken:
                 _fold_run(folded.rows, run)
-                if self._set_aside(folded.rows, record, left.pop(record.position, None), broken):
-                    rightly.append(record.position)
+                stored = left.pop(record.position, None)
+                if self._set_aside(folded.rows, record, stored, broken):
+                    (discarded if stored and stored.discarded else failing).append(record.position)
                     continue
             run.append(record)
             if len(run) == RUN:
@@ -202,10 +206,8 @@ class _Check:
         _fold_run(folded.rows, run)
         for position in left:
             self._aside_differs("it is set aside, and is no event that would be folded", position)
-        if rightly:
-            shown = ", ".join(map(str, rightly[:MOST_SHOWN])) + (", ..." if rightly[MOST_SHOWN:] else "")
-            what = f"{self._projection.name} has set aside what its handlers fail at: {shown}"
-            self._found.leave_aside(self._zone, what, len(rightly))
+        self._leave_aside("has set aside what its handlers fail at", failing)
+        self._leave_aside("does without what operators discarded", discarded)
         for said in stops:
             if said.position > live.position:
                 what = f"{self._projection.name} was attested at {said.position}, beyond its checkpoint"
@@ -215,9 +217,14 @@ class _Check:
                 self._check_attested(folded, said)
 
     def _set_aside(self, rows: Rows, record: Record, stored: Aside | None, broken: set[str]) -> bool:
-        """Whether the event is rightly missing: its handler fails, or an earlier event of its stream is missing.
-        Rows that miss it are marked as the follower does."""
-        if record.stream in broken:
+        """Whether the event is rightly missing: its handler fails, an earlier event of its stream is missing, or an
+        operator discarded it, and the later ones of its stream count. Rows that miss it are marked as the follower
+        does."""
+        if stored is not None and stored.discarded:
+            if record.position not in self._discarded:
+                self._aside_differs("it is discarded, and the log has nobody who said so", record.position)
+            marks = not stored.error.startswith((HUNG, DIED))
+        elif record.stream in broken:
             if stored is None:
                 what = "it is not set aside, although an earlier event of its stream is"
                 self._aside_differs(what, record.position)
@@ -237,6 +244,12 @@ class _Check:
             with watchdog(CAREFUL_LIMIT_S):
                 _mark(rows, record)
         return True
+
+    def _leave_aside(self, what: str, positions: list[int]) -> None:
+        if positions:
+            named = ", ".join(map(str, positions[:MOST_SHOWN])) + (", ..." if positions[MOST_SHOWN:] else "")
+            what = f"{self._projection.name} {what}: {named}"
+            self._found.leave_aside(self._zone, what, len(positions))
 
     def _aside_differs(self, what: str, position: int) -> None:
         row = [self._zone, self._projection.name, position]
@@ -342,6 +355,6 @@ def _mark(rows: Rows, record: Record) -> None:
 def ends_command(meta: bytes) -> bool:
     try:
         known = decode_json(meta) if meta else {}
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return True  # That it cannot be read is said elsewhere.
     return not isinstance(known, dict) or known.get("i") == known.get("n")

@@ -71,7 +71,7 @@ def check_packets(
             body = _decode(request).body
             packet = sent[stream] if stream.startswith("packet:") else event.packet
             peer, text = _said(packet, event, body)
-        except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, KeyError) as error:
             found.add(zone, f"what its peer signed is not in the log: {error}", position, stream=stream)
             continue
         known = [key for at, key in keys.get(peer, ()) if at < position]

@@ -140,7 +140,7 @@ def check_past(
     except HandlerFailed as error:
         what = f"projection {name} cannot fold {error.record.type}: {error.__cause__!r}"
         found.add(zone, what, error.record.position)
-    except (msgspec.DecodeError, UnicodeDecodeError, HandlerHung) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, HandlerHung) as error:
         found.add(zone, f"projection {name} cannot read an event: {error!r}", position)
     return found
 

@@ -30,7 +30,7 @@ class Memory:
         if path is not None and path.exists():
             try:
                 found = msgspec.json.decode(path.read_bytes(), type=Remembered)
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (OSError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 raise Refused(f"{path} does not say how far a verification came: {error}.") from error
             if found.format != FORMAT:
                 raise Refused(f"{path} is of format {found.format}, {FORMAT} is the one that is known here.")

@@ -55,7 +55,7 @@ CROSS JOIN LATERAL (
 ) e
 """
 
-BROKEN = (msgspec.DecodeError, ValueError, LookupError, TypeError, AttributeError)
+BROKEN = (msgspec.DecodeError, RecursionError, ValueError, LookupError, TypeError, AttributeError)
 """What reading something raises that is not what it should be."""
 
 

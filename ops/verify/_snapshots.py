@@ -114,5 +114,5 @@ def _is_same(kind: type, stored: bytes, state: Any) -> bool:
         return True
     try:
         return bool(state_decoder(kind)(stored) == state and decode_json(stored) == decode_json(expected))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False

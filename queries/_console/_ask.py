@@ -53,12 +53,14 @@ async def ask(
     query: Mapping[str, str | list[str]],
     headers: Mapping[str, str],
     client: tuple[str, int] | None = None,
+    body: bytes | None = None,
 ) -> Answered:
-    """GET a path of `app`, without a network in between. `client` is the address that the reader is at."""
+    """GET a path of `app`, or POST a body to it, without a network in between. `client` is the address that the reader
+    is at."""
     sent: list[Message] = []
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": body or b"", "more_body": False}
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -67,7 +69,7 @@ async def ask(
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": "GET",
+        "method": "GET" if body is None else "POST",
         "scheme": "http",
         "path": path,
         "raw_path": quote(path).encode(),

@@ -30,6 +30,9 @@ SELECT zone, projection, position FROM checkpoints WHERE zone = ANY(%(zones)s) A
 UNION ALL SELECT zone, '', position FROM heads WHERE zone = ANY(%(zones)s)
 """
 
+OVER = b"event: over\ndata: over\n\n"
+"""Tells a page that its session is over."""
+
 log = structlog.get_logger("fogbook.console")
 
 
@@ -46,15 +49,25 @@ class Watch:
     """Whose eyes: a principal's where answers differ, else a class of readers who see the same."""
 
 
-Render = Callable[[], Awaitable[str]]
+Render = Callable[[], Awaitable[str | None]]
+"""The panel's text; None where its reader is shown nothing any longer."""
+Alive = Callable[[], Awaitable[bool]]
+"""Whether somebody's session still holds."""
 
 
 @dataclass(slots=True)
 class _Watched:
-    render: Render
     position: int
     text: str = ""
-    listeners: set[Listener] = field(default_factory=set)
+    listeners: dict[Listener, Render] = field(default_factory=dict)
+
+    async def render(self) -> str | None:
+        """With the eyes of the first who still may: all of them see the same."""
+        for render in list(self.listeners.values()):
+            text = await render()
+            if text is not None:
+                return text
+        return None
 
 
 @dataclass(slots=True, eq=False)
@@ -81,28 +94,36 @@ class Live:
         self._looker: asyncio.Task[None] | None = None
         self._stopping = False
 
-    async def follow(self, watches: dict[Watch, tuple[Render, int]]) -> AsyncIterator[bytes]:
-        """Server-sent events: of each panel that changed its id and its text. `watches` names for each panel how it is
-        rendered and the position that its page shows already. Raises TooMany."""
+    async def follow(self, watches: dict[Watch, tuple[Render, int]], alive: Alive) -> AsyncIterator[bytes]:
+        """Server-sent events: of each panel that changed its id and its text, and `over` when the session is. `watches`
+        names for each panel how it is rendered and the position that its page shows already. Raises TooMany."""
         if len(self._listeners) >= MOST_LISTENERS or len(self._watched) >= MOST_WATCHED:
             raise TooMany
         listener = Listener()
         self._listeners.add(listener)
         for watch, (render, position) in watches.items():
-            watched = self._watched.setdefault(watch, _Watched(render, position))
+            watched = self._watched.setdefault(watch, _Watched(position))
             if watched.text and watched.position != position:
                 listener.hear(watch.panel, watched.text)
             elif not watched.text:
                 watched.position = min(watched.position, position)
-            watched.listeners.add(listener)
+            watched.listeners[listener] = render
         if self._looker is None or self._looker.done():
             self._looker = asyncio.create_task(self._look_for_ever(), name="console")
-        return self._events(listener, watches)
+        return self._events(listener, watches, alive)
 
-    async def _events(self, listener: Listener, watches: dict[Watch, Any]) -> AsyncIterator[bytes]:
+    async def _events(
+        self, listener: Listener, watches: dict[Watch, Any], alive: Alive
+    ) -> AsyncIterator[bytes]:
         try:
             yield b"retry: 2000\n\n"
+            known = time.monotonic()
             while not self._stopping:
+                if time.monotonic() - known >= KEEP_ALIVE_S:
+                    if not await alive():
+                        yield OVER
+                        return
+                    known = time.monotonic()
                 try:
                     async with asyncio.timeout(KEEP_ALIVE_S):
                         await listener.fresh.wait()
@@ -120,7 +141,7 @@ class Live:
         for watch in watches:
             watched = self._watched.get(watch)
             if watched is not None:
-                watched.listeners.discard(listener)
+                watched.listeners.pop(listener, None)
                 if not watched.listeners:
                     del self._watched[watch]
 
@@ -156,7 +177,7 @@ class Live:
             if position != watched.position:
                 text = await watched.render()
                 watched.position = position
-                if text != watched.text:
+                if text is not None and text != watched.text:
                     watched.text = text
                     for listener in watched.listeners:
                         listener.hear(watch.panel, text)

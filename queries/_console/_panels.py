@@ -5,17 +5,22 @@ A page's file declares, and contains neither SQL nor HTML: the query has the one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, get_type_hints
 
 from commands._codec import cache
+from domain._kernel import FOG
 from projections._schema import tables
-from queries._http import QUERIES, Query
+from queries._console._acts import Act
 from queries._openapi import kind_of
-from queries._sql import READ, is_amount, plain
+from queries._query import QUERIES, Query
+from queries._sql import LIVE_JOIN, MOST_LIMIT, is_amount, plain
+from queries._told import TOLD
 
+MOST_DRAWN = 200
+"""Points of a chart."""
 HIDDEN = frozenset({"version", "incomplete"})
 """Columns that tell of a row, and stand behind its last one."""
 
@@ -26,7 +31,8 @@ class Column:
 
     name: str
     kind: str = ""
-    """amount, rate (basis points), number, time, flag, text, list or json; by its type where it is empty."""
+    """amount, rate (basis points), hundredths, number, seconds, milliseconds, microseconds, time, flag, text, list or
+    json; by its type where it is empty."""
     title: str = ""
     link: str = ""
 
@@ -41,6 +47,16 @@ def amount(name: str, title: str = "", link: str = "") -> Column:
 
 def rate(name: str, title: str = "", link: str = "") -> Column:
     return Column(name, "rate", title, link)
+
+
+def number(name: str, title: str = "", link: str = "") -> Column:
+    """A count, whatever its type: sums outgrow JSON's numbers and come as amounts do."""
+    return Column(name, "number", title, link)
+
+
+def span(name: str, title: str = "", kind: str = "milliseconds") -> Column:
+    """How long something took: `seconds`, `milliseconds` or `microseconds`."""
+    return Column(name, kind, title)
 
 
 def linked(name: str, link: str, title: str = "") -> Column:
@@ -78,10 +94,14 @@ class Panel:
     """Makes of the items what a template needs beside them: pure."""
     one: bool = False
     """Shows the first item only."""
+    row: tuple[str, ...] = ()
+    """The read model's table whose row each item shows, and what names it: fields of the item, or what the page gives.
+    Found by itself where a field has the name of each part of the table's key."""
+    empty: str = "There is nothing here."
 
     @property
     def query(self) -> Query:
-        return QUERIES[self.path]
+        return QUERIES.get(self.path) or TOLD[self.path].query
 
     @property
     def shown(self) -> tuple[Column, ...]:
@@ -101,6 +121,21 @@ class Panel:
             for name in self.filters
         ]
 
+    def given(self, parameters: Mapping[str, str]) -> dict[str, str]:
+        """What the reader set of the filters."""
+        return {name: parameters[name] for name in self.filters if parameters.get(name)}
+
+    @property
+    def unit(self) -> str:
+        """The asset of all amounts here, where no item names its own."""
+        return "" if "asset" in {f.name for f in fields(self.query.row)} else FOG
+
+    def because(self, item: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The read model's table and the key of the row that an item shows, if it is one row's."""
+        table, *names = self.row or source_of(self.query) or ("",)
+        parts = [str(item[name] if name in item else self.fixed.get(name, "")) for name in names]
+        return (table, "|".join(parts)) if table else None
+
 
 def _kind(hint: Any) -> str:
     hint = plain(hint)
@@ -111,7 +146,8 @@ def _kind(hint: Any) -> str:
 
 def table(id: str, title: str, path: str, *columns: Column | str, **options: Any) -> Panel:
     """Rows: sorted, filtered, paged and exported."""
-    return Panel(id, title, f"/queries/{path}", "table.html", _columns(columns), wide=True, **options)
+    options = {"wide": True} | options
+    return Panel(id, title, f"/queries/{path}", "table.html", _columns(columns), **options)
 
 
 def figures(id: str, title: str, path: str, *columns: Column | str, **options: Any) -> Panel:
@@ -124,30 +160,46 @@ def figures(id: str, title: str, path: str, *columns: Column | str, **options: A
 def chart(
     id: str, title: str, path: str, x: str, *series: Column | str, form: str = "line", **options: Any
 ) -> Panel:
-    """Rows as lines or bars over time (`form`: line, bars, candles)."""
+    """Rows as lines or bars over time (`form`: line, bars, candles, or days: bars of what falls on each day)."""
     columns = _columns((x, *series))
     return Panel(
-        id, title, f"/queries/{path}", "chart.html", columns, data=_chart(form), limit=200, **options
+        id, title, f"/queries/{path}", "chart.html", columns, data=_chart(form), limit=MOST_DRAWN, **options
     )
 
 
-def matrix(id: str, title: str, path: str, down: str, across: str, value: Column, **options: Any) -> Panel:
-    """Rows as a square: one field down, another across, a third where they meet."""
-    columns = (Column(down), Column(across), value)
+def matrix(
+    id: str, title: str, path: str, down: tuple[str, ...], across: str, value: Column, **options: Any
+) -> Panel:
+    """Rows as a square: what `down` names, `across` another field, and `value` where they meet."""
+    columns = (*map(Column, down), Column(across), value)
     return Panel(
-        id, title, f"/queries/{path}", "matrix.html", columns, data=_matrix, limit=500, wide=True, **options
+        id,
+        title,
+        f"/queries/{path}",
+        "matrix.html",
+        columns,
+        data=_matrix,
+        **{"wide": True, "limit": MOST_LIMIT} | options,
     )
 
 
 @cache
-def source_of(query: Query) -> tuple[str, tuple[str, ...]] | None:
+def source_of(query: Query) -> tuple[str, ...] | None:
     """The read model's table whose rows a query shows, and the names of its key: whose row it is can be explained."""
-    found = READ.search(query.select)
-    if found is None or query.derive is not None:
-        return None
-    known = next((t for t in tables() if t.name == found[0]), None)
     names = {f.name for f in fields(query.row)}
-    return (found[1], known.key) if known is not None and set(known.key) <= names else None
+    known = {t.name: t.key for t in tables()}
+    for found in LIVE_JOIN.finditer(query.select):
+        key = known.get(f"read.{found[1]}", ())
+        if key and names.issuperset(key):
+            return (found[1], *key)
+    return None
+
+
+def fields_of(id: str, title: str, path: str, *columns: str, **options: Any) -> Panel:
+    """One row's fields that hold more than a figure, one below the other."""
+    return Panel(
+        id, title, f"/queries/{path}", "fields.html", _columns(columns), one=True, limit=1, **options
+    )
 
 
 def timeline(id: str, title: str, path: str, **options: Any) -> Panel:
@@ -166,18 +218,27 @@ def _columns(given: tuple[Column | str, ...]) -> tuple[Column, ...]:
 
 def _chart(form: str) -> Form:
     def data(panel: Panel, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """What the browser draws: seconds and numbers, oldest first. Amounts lose what a picture cannot show."""
+        """What the browser draws: seconds and numbers, oldest first. What several rows say of one time is summed."""
         x, *series = panel.shown
-        ordered = sorted(items, key=lambda item: str(item[x.name]))
+        places: dict[str, list[dict[str, Any]]] = {}
+        for item in sorted(items, key=lambda item: str(item[x.name])):
+            at = str(item[x.name])
+            places.setdefault(at[: len("2026-01-31")] if form == "days" else at, []).append(item)
         return {
-            "form": form,
+            "form": "bars" if form == "days" else form,
             "names": [c.heading for c in series],
             "kinds": [c.kind for c in series],
-            "x": [_seconds(item[x.name]) for item in ordered],
-            "y": [[_number(item[c.name]) for item in ordered] for c in series],
+            "x": [_seconds(at) for at in places],
+            "y": [[_sum(item[c.name] for item in here) for here in places.values()] for c in series],
         }
 
     return data
+
+
+def _sum(values: Iterable[Any]) -> float | None:
+    """Exact until it is drawn: a picture loses what it cannot show."""
+    known = [int(value) for value in values if value is not None]
+    return float(sum(known)) if known else None
 
 
 def _seconds(value: Any) -> float:
@@ -187,17 +248,16 @@ def _seconds(value: Any) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _matrix(panel: Panel, items: list[dict[str, Any]]) -> dict[str, Any]:
-    down, across, value = panel.shown
-    cells = {(str(item[down.name]), str(item[across.name])): item[value.name] for item in items}
+    *down, across, value = panel.shown
+    cells = {(tuple(str(item[c.name]) for c in down), str(item[across.name])): item for item in items}
     return {
         "down": sorted({place for place, _ in cells}),
         "across": sorted({place for _, place in cells}),
         "cells": cells,
+        "heads": down,
+        "kind": across.kind,
+        "value": value,
     }
 
 
@@ -211,6 +271,8 @@ class Page:
     about: str = ""
     in_menu: bool = True
     asked: tuple[str, ...] = ()
+    acts: tuple[Act, ...] = ()
+    """Commands that it offers to operators."""
 
     @property
     def path(self) -> str:
@@ -224,9 +286,15 @@ PAGES: dict[str, Page] = {}
 
 
 def page(
-    name: str, title: str, *panels: Panel, about: str = "", in_menu: bool = True, asked: tuple[str, ...] = ()
+    name: str,
+    title: str,
+    *panels: Panel,
+    about: str = "",
+    in_menu: bool = True,
+    asked: tuple[str, ...] = (),
+    acts: tuple[Act, ...] = (),
 ) -> Page:
-    made = PAGES[name] = Page(name, title, panels, about, in_menu, asked)
+    made = PAGES[name] = Page(name, title, panels, about, in_menu, asked, acts)
     return made
 
 

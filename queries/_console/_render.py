@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from domain._kernel import FOG
 from domain.platform import FOG_SCALE
+from queries._console._acts import new_token
 from queries._console._panels import PAGES, Column, Page
 from queries._console._screens import SCREENS, Screen
 
@@ -36,31 +37,38 @@ class View:
     role: str = ""
     scales: Mapping[str, int] = field(default_factory=dict)
     """Decimal places of each asset."""
+    notices: tuple[str, ...] = ()
+    """What every page says of the installation itself."""
 
     @property
     def kept(self) -> dict[str, str]:
         kept = {} if self.zone == "main" else {"zone": self.zone}
         return kept | ({"as_of": self.as_of} if self.as_of else {})
 
+    def present(self, given: Mapping[str, str]) -> str:
+        """The query string of the same page as of now."""
+        return urlencode({**given, "zone": self.zone})
+
     def url(self, path: str, **parameters: Any) -> str:
         given = {name: str(value) for name, value in parameters.items() if value not in ("", None)}
         query = urlencode(given | self.kept)
+        path, mark, place = path.partition("#")
         joint = "&" if "?" in path else "?"
-        return f"{path}{joint}{query}" if query else path
+        return (f"{path}{joint}{query}" if query else path) + mark + place
 
     def linked(self, link: str, item: Mapping[str, Any]) -> str:
         return self.url(link.format_map({name: quote(str(value), safe="") for name, value in item.items()}))
 
-    def because(self, source: tuple[str, tuple[str, ...]], item: Mapping[str, Any]) -> str:
-        """The page that explains a row."""
-        table, key = source
-        return self.url("/console/explain", table=table, key="|".join(str(item[name]) for name in key))
+    def because(self, row: tuple[str, str]) -> str:
+        """The page that explains a row of a read model."""
+        table, key = row
+        return self.url("/console/explain", table=table, key=key)
 
     def amount(self, value: Any, asset: str = FOG) -> Markup:
         """Smallest units as whole tokens; the exact number is in the element's value."""
         scale = self.scales.get(asset, FOG_SCALE if asset == FOG else 0)
         return Markup('<data value="{}" title="{} smallest units of {}">{}</data>').format(
-            value, value, asset, decimal(str(value), scale)
+            value, value, asset, _parted(decimal(str(value), scale), scale)
         )
 
     def show(self, column: Column, item: Mapping[str, Any]) -> Markup:
@@ -79,15 +87,53 @@ class View:
                 return self.amount(value, str(item.get("asset", FOG)))
             case "rate":
                 return Markup('<data value="{}">{} %</data>').format(value, decimal(str(value), 2))
+            case "hundredths":
+                return Markup('<data value="{}">{}</data>').format(value, decimal(str(value), 2))
             case "number":
                 return Markup('<data value="{}">{}</data>').format(value, grouped(str(value)))
+            case "seconds" | "milliseconds" | "microseconds":
+                return Markup('<data value="{}" title="{} {}">{}</data>').format(
+                    value, value, column.kind, lasting(int(value) * MICROSECONDS[column.kind])
+                )
             case "time":
                 return moment(value)
             case "flag":
                 return Markup('<data value="{}">{}</data>').format(int(value), "yes" if value else "no")
+            case "stack":
+                return Markup("<details><summary>where</summary><pre>{}</pre></details>").format(value)
             case "list" | "json":
                 return shortened(json.dumps(value, ensure_ascii=False))
         return shortened(str(value))
+
+
+MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
+UNITS = (
+    ("d", 86_400_000_000),
+    ("h", 3_600_000_000),
+    ("min", 60_000_000),
+    ("s", 1_000_000),
+    ("ms", 1_000),
+    ("µs", 1),
+)
+FIGURE_SPACE, POINT_SPACE = "\u2007", "\u2008"
+
+
+def lasting(us: int) -> str:
+    """How long something took, in the largest unit that it fills, with a tenth."""
+    for unit, size in UNITS:
+        if abs(us) >= size:
+            return f"{decimal(str(us * 10 // size), 1)} {unit}"
+    return "0 s"
+
+
+def _parted(digits: str, scale: int) -> Markup:
+    """Whole tokens, and the rest more quietly. Blanks as wide as the digits that are not there make points stand below
+    each other in a column."""
+    whole, point, rest = digits.partition(".")
+    missing = FIGURE_SPACE * (scale - len(rest))
+    if not point:
+        return escape(whole + (POINT_SPACE + missing if scale else ""))
+    return Markup("{}<i>.{}</i>").format(whole, rest + missing)
 
 
 def shortened(text: str) -> Markup:
@@ -145,7 +191,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"static": _static, "menu": menu}
+    made.globals |= {"static": _static, "new_token": new_token, "menu": menu}
     made.filters |= {"moment": moment, "grouped": grouped, "decimal": decimal}
     return made
 

@@ -22,6 +22,8 @@ from starlette.responses import Response
 
 COOKIE = "fogbook_session"
 LIFE_S = 8 * 3600
+KEPT_S = 3 * 24 * 3600
+"""The cookie outlives its session, so that whoever comes back with it is told that it is over."""
 NONCE_BYTES = 12
 MOST_KEY = 2_048
 """Characters of a key, so that its cookie is one that browsers keep."""
@@ -48,7 +50,7 @@ class Sessions:
         nonce = secrets.token_bytes(NONCE_BYTES)
         sealed = urlsafe_b64encode(nonce + self._box.encrypt(nonce, plain, None)).decode()
         response.set_cookie(
-            COOKIE, sealed, max_age=LIFE_S, httponly=True, secure=secure, samesite="strict", path="/"
+            COOKIE, sealed, max_age=KEPT_S, httponly=True, secure=secure, samesite="strict", path="/"
         )
 
     def end(self, response: Response) -> None:

@@ -1,6 +1,6 @@
 """Harvest on the screen: who lends what now, what came of it, and what it paid."""
 
-from queries._console._panels import amount, chart, page, rate, table, wallet
+from queries._console._panels import amount, chart, page, rate, span, table, wallet
 
 page(
     "harvest",
@@ -13,9 +13,17 @@ page(
         amount("reward"),
         form="bars",
         fixed={"size": "day"},
+        row=("analytics_harvest", "size", "start", "region"),
     ),
     chart(
-        "running", "Time lent", "analytics/harvest", "start", "running_ms", form="bars", fixed={"size": "day"}
+        "running",
+        "Time lent, in hours",
+        "analytics/harvest",
+        "start",
+        span("running_ms", "time"),
+        form="bars",
+        fixed={"size": "day"},
+        row=("analytics_harvest", "size", "start", "region"),
     ),
     table(
         "live",
@@ -64,7 +72,17 @@ page(
         "paid_at",
         filters=("owner", "device", "session", "status", "since", "until"),
     ),
-    table("regions", "Regions", "harvest/regions"),
+    table(
+        "regions",
+        "Regions",
+        "harvest/regions",
+        "region",
+        "harvesters",
+        "live_sessions",
+        span("offered_ms", "time offered"),
+        rate("scarcity", "scarcity factor"),
+        wide=False,
+    ),
     table(
         "harvesters",
         "Harvesters",
@@ -81,5 +99,13 @@ page(
         filters=("owner", "device", "region"),
     ),
     table("devices", "Devices", "devices/devices", filters=("owner", "region", "type", "status", "service")),
-    table("stops", "Why sessions stopped", "harvest/stop-reasons", "reason", "sessions", "running_ms"),
+    table(
+        "stops",
+        "Why sessions stopped",
+        "harvest/stop-reasons",
+        "reason",
+        "sessions",
+        span("running_ms", "time"),
+        wide=False,
+    ),
 )

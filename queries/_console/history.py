@@ -13,29 +13,42 @@ from queries._console._render import View
 from queries._console._screens import Ask, answered, screen
 
 PAGE = 50
+MOST_POSITION = 2**62
 MOST_VERSIONS = 100
 BROKEN = 500
 """A proof that is refused with such a status cannot be had; with a lower one it is not there yet."""
 NODE_WIDTH, NODE_HEIGHT, GAP = 250, 40, 14
 
 
-@screen("history", "History", "after", "type", "stream", in_menu=True)
+async def moment(ask: Ask, view: View) -> int | None:
+    """The position that the whole console is looked at as of; None: now. Raises Problem."""
+    if not view.as_of:
+        return None
+    found = answered(await ask("/queries/ledger/supply", as_of=view.as_of, limit="1"))
+    return int(found.headers["fogbook-position"])
+
+
+@screen("history", "History", "after", "type", "stream", "live", in_menu=True)
 async def history(ask: Ask, given: dict[str, str], view: View) -> dict[str, Any]:
-    """The log, newest page first; behind a position that the reader names otherwise."""
+    """The log, newest page first; behind a position that the reader names, or by a filter, otherwise."""
     filters = {name: given[name] for name in ("type", "stream") if given.get(name)}
-    after = given.get("after", "")
-    if not after:
-        end = answered(await ask("/history/events", after="0", limit="1"))
-        head = int(end.headers["fogbook-position"])
-        after = "0" if filters else str(max(0, head - PAGE))
+    upto = await moment(ask, view)
+    end = answered(await ask("/history/events", after="0", limit="1"))
+    head = min(upto or MOST_POSITION, int(end.headers["fogbook-position"]))
+    is_live = not view.as_of and (bool(given.get("live")) or not (given.get("after") or filters))
+    after = str(head) if is_live and filters else given.get("after", "") if not is_live else ""
+    after = after or ("0" if filters else str(max(0, head - PAGE)))
     page = answered(await ask("/history/events", after=after, limit=str(PAGE), **filters))
-    events = page.lines
+    events = [event for event in page.lines if event["position"] <= head]
+    later = page.headers.get("fogbook-next")
     return {
-        "events": events if filters else events[::-1],
-        "head": int(page.headers["fogbook-position"]),
-        "after": int(after) if after.isdecimal() else 0,
-        "earlier": max(0, int(after) - PAGE) if after.isdecimal() and after != "0" else None,
-        "later": page.headers.get("fogbook-next"),
+        "events": events[::-1] if is_live or not (given.get("after") or filters) else events,
+        "head": head,
+        "seen": head,
+        "live": is_live,
+        "after": int(after),
+        "earlier": max(0, int(after) - PAGE) if after != "0" else None,
+        "later": later if later is not None and int(later) < head else None,
         "filters": filters,
     }
 
@@ -46,6 +59,11 @@ async def event(ask: Ask, given: dict[str, str], view: View) -> dict[str, Any]:
     position = given.get("position", "")
     if not position.isdecimal():
         raise Problem(422, "invalid-parameter", "The position is a whole number.")
+    upto = await moment(ask, view)
+    if upto is not None and int(position) > upto:
+        raise Problem(
+            404, "not-yet", f"This event came later: the console shows what was at position {upto}."
+        )
     found = answered(await ask(f"/history/events/{position}")).value
     proof = await ask(f"/history/proof/{position}")
     keys = await ask("/history/keys")
@@ -63,20 +81,26 @@ async def stream(ask: Ask, given: dict[str, str], view: View) -> dict[str, Any]:
     """A stream's events, and its state at any of its versions."""
     name = given.get("stream", "")
     path = f"/history/streams/{name}"
-    head = answered(await ask(f"{path}/state")).value
+    upto = await moment(ask, view)
+    as_of = {} if upto is None else {"at": f"position:{upto}"}
+    head = answered(await ask(f"{path}/state", **as_of)).value
     at = given.get("at", "") or str(head["version"])
     folded = answered(await ask(f"{path}/state", at=at)).value
     after = max(0, folded["version"] - MOST_VERSIONS)
     events = answered(await ask(path, after=str(after), limit=str(MOST_VERSIONS))).lines
-    return {"name": name, "newest": head["version"], "folded": folded, "events": events[::-1]}
+    shown = [event for event in events if event["version"] <= head["version"]]
+    return {"name": name, "newest": head["version"], "folded": folded, "events": shown[::-1]}
 
 
-@screen("explain", "Explanation", "table", "key")
+@screen("explain", "Explanation", "table", "key", "after")
 async def explain(ask: Ask, given: dict[str, str], view: View) -> dict[str, Any]:
     """What made a row of a read model what it is: each field's event, and each version's."""
     table = given.get("table", "")
     keys = given.get("key", "").split("|")
-    found = answered(await ask(f"/history/rows/{table}", key=keys)).value
+    upto = await moment(ask, view)
+    paged = {name: given[name] for name in ("after",) if given.get(name)}
+    as_of = {} if upto is None else {"at": f"position:{upto}"}
+    found = answered(await ask(f"/history/rows/{table}", key=keys, **paged, **as_of)).value
     return {"row": found}
 
 

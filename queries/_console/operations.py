@@ -1,6 +1,25 @@
-"""Operations on the screen: read models, what was set aside, timers, and what is signed."""
+"""Operations on the screen: read models and what operators do about them, what was set aside, queues and workers,
+timers, what is signed, and keys; and how this installation is set up."""
 
-from queries._console._panels import Column, linked, page, table
+from domain.operations import (
+    OPERATIONS,
+    PROJECTIONS,
+    CancelRebuild,
+    DiscardQuarantined,
+    PauseProjection,
+    RebuildProjection,
+    ReinstateDiscarded,
+    RepairQuarantined,
+    ResumeProjection,
+    RetryQuarantined,
+)
+from queries._console._acts import act
+from queries._console._panels import Column, Panel, linked, page, span, table
+
+ALL = tuple(sorted(PROJECTIONS))
+OTHERS = tuple(name for name in ALL if name != OPERATIONS)
+
+EVENT = linked("event", "/console/event?position={event}")
 
 page(
     "operations",
@@ -13,25 +32,61 @@ page(
         "generation",
         "live",
         "position",
-        "lag",
-        "lag_ms",
+        Column("lag", title="events behind"),
+        span("lag_ms", title="behind"),
+        "paused",
+        "reason",
         "quarantined",
+        "discarded",
         "updated_at",
         "code",
+        about="a generation that is not live is being built",
+    ),
+    Panel(
+        "acts",
+        "What was wanted of them",
+        "/queries/operations/acts",
+        "wanted.html",
+        tuple(
+            EVENT if name == "event" else Column(name)
+            for name in (
+                "at",
+                "act",
+                "of",
+                "kind",
+                "event",
+                "reason",
+                "by",
+                "state",
+                "attempts",
+                "problem",
+                "ended_at",
+                "cancelled_by",
+            )
+        ),
+        filters=("of", "state"),
+        limit=10,
+        wide=True,
     ),
     table(
         "quarantine",
         "Set aside",
         "operations/quarantine",
         "of",
-        linked("event", "/console/event?position={event}"),
+        EVENT,
         linked("stream", "/console/stream?stream={stream}"),
         "type",
         "attempts",
         "error",
+        Column("stack", "stack"),
+        "discarded",
+        "reason",
+        "by",
         "first_at",
         filters=("of",),
     ),
+    table("queues", "Queues", "operations/queues", wide=False),
+    table("workers", "Workers", "operations/workers", wide=False, empty="No worker was heard of."),
     table(
         "timers",
         "Timers",
@@ -55,7 +110,41 @@ page(
         "size",
         "unsigned",
         "signed_at",
-        Column("age_s", title="age in seconds"),
+        span("age_s", title="age", kind="seconds"),
         "refused",
     ),
+    table(
+        "keys",
+        "API keys",
+        "operations/keys",
+        "id",
+        "name",
+        "principal",
+        "role",
+        "scopes",
+        "zones",
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used_at",
+    ),
+    acts=(
+        act(PauseProjection, projection=OTHERS),
+        act(ResumeProjection, projection=OTHERS),
+        act(RebuildProjection, projection=ALL),
+        act(CancelRebuild, projection=ALL),
+        act(RetryQuarantined, projection=ALL),
+        act(RepairQuarantined, projection=ALL),
+        act(DiscardQuarantined, grave=True, projection=OTHERS),
+        act(ReinstateDiscarded, projection=OTHERS),
+    ),
+)
+
+page(
+    "configuration",
+    "Configuration",
+    table("parameters", "Economic parameters", "operations/parameters", limit=500),
+    table("limits", "Limits of what one operator does alone", "approvals/limits"),
+    table("settings", "Settings and feature flags", "operations/settings", limit=200),
+    about="What this version and this process do, and where each value comes from. Secrets are never shown.",
 )

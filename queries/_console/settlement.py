@@ -1,7 +1,8 @@
 """Settlement on the screen: windows, who owes whom, and transfers between zones."""
 
-from queries._console._panels import amount, chart, linked, matrix, page, table, wallet
+from queries._console._panels import Column, amount, chart, figures, linked, matrix, page, span, table, wallet
 
+NET = ("settlement_positions", "window", "party", "asset")
 WINDOW = "/console/window?window={window}"
 
 page(
@@ -14,19 +15,30 @@ page(
         "start",
         amount("settled_amount"),
         form="bars",
-        fixed={"size": "day"},
+        fixed={"size": "day", "asset": "FOG"},
+        row=("analytics_settlement", "size", "start", "asset"),
     ),
     table(
         "ageing",
         "How old the open obligations are",
         "analytics/ageing",
         "asset",
-        "age_class",
+        Column("under", title="younger than"),
         "number",
         amount("amount"),
         "oldest_at",
+        wide=False,
     ),
-    matrix("positions", "Net positions", "settlement/net-positions", "party", "window", amount("net")),
+    matrix(
+        "positions",
+        "Net positions, by party and window",
+        "settlement/net-positions",
+        ("party", "asset"),
+        "window",
+        amount("net"),
+        row=NET,
+        about="what a party is owed, less what it owes",
+    ),
     table(
         "windows",
         "Windows",
@@ -41,6 +53,7 @@ page(
         "left_it",
         "lapsed",
         filters=("status",),
+        row=("settlement_windows", "window"),
     ),
     table(
         "obligations",
@@ -56,6 +69,22 @@ page(
         linked("window", WINDOW),
         "memo",
         filters=("party", "status", "window"),
+    ),
+    table(
+        "flying",
+        "Transfers in flight",
+        "settlement/transfers",
+        "begun_at",
+        "direction",
+        "peer",
+        "sequence",
+        amount("amount"),
+        "asset",
+        "sender",
+        "recipient",
+        "timeout",
+        fixed={"status": "in-flight"},
+        empty="No transfer is under way.",
     ),
     table(
         "transfers",
@@ -85,7 +114,7 @@ page(
         "asset",
         "sender",
         "recipient",
-        "age_s",
+        span("age_s", "age", "seconds"),
         "timed_out",
         "attempts",
         "problem",
@@ -121,9 +150,35 @@ page(
 page(
     "window",
     "Settlement window",
-    table("terms", "What it is", "settlement/windows", asked=("window",)),
+    figures(
+        "terms",
+        "What it is",
+        "settlement/windows",
+        "status",
+        "series",
+        "opened_at",
+        "closes_at",
+        "closed_at",
+        "obligations",
+        "parties",
+        "taken_over",
+        "left_it",
+        "lapsed",
+        "following",
+        "reason",
+        asked=("window",),
+        row=("settlement_windows", "window"),
+    ),
     matrix(
-        "net", "Net positions", "settlement/net-positions", "party", "asset", amount("net"), asked=("window",)
+        "net",
+        "Net positions",
+        "settlement/net-positions",
+        ("party",),
+        "asset",
+        amount("net"),
+        asked=("window",),
+        row=NET,
+        wide=False,
     ),
     table(
         "obligations",
@@ -149,6 +204,7 @@ page(
         amount("needed"),
         amount("available"),
         asked=("window",),
+        row=("settlement_departures", "window", "party"),
     ),
     in_menu=False,
     asked=("window",),

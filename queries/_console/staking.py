@@ -1,6 +1,6 @@
 """Staking on the screen: validators and what they earn, positions, and when tokens come free."""
 
-from queries._console._panels import Column, amount, chart, linked, page, rate, table, wallet
+from queries._console._panels import Column, amount, chart, figures, linked, page, rate, table, wallet
 
 VALIDATOR = "/console/validator?validator={validator}"
 
@@ -41,6 +41,23 @@ page(
         amount("slashed"),
         filters=("validator",),
     ),
+    chart(
+        "free",
+        "Tokens that come free, by day",
+        "staking/unbonding-calendar",
+        "matures_at",
+        amount("balance"),
+        form="days",
+        empty="No tokens are unbonding.",
+    ),
+    chart(
+        "supply",
+        "Part of all tokens that is bonded",
+        "analytics/staking",
+        "start",
+        rate("staking_ratio", "bonded"),
+        fixed={"size": "hour", "buckets": "168"},
+    ),
     table(
         "calendar",
         "Unbonding calendar",
@@ -56,7 +73,7 @@ page(
     ),
     table(
         "positions",
-        "Your positions",
+        "Positions",
         "staking/positions",
         linked("validator", VALIDATOR),
         wallet("delegator"),
@@ -67,6 +84,8 @@ page(
         "auto_compound",
         "redelegated_until",
         filters=("delegator", "validator"),
+        about="yours, or those of the delegator whom you name",
+        empty="You have none; whoever sees all may name a delegator in the filter.",
     ),
     table(
         "leaders",
@@ -96,7 +115,26 @@ page(
 page(
     "validator",
     "Validator",
-    table("terms", "What it is", "staking/validators", asked=("validator",)),
+    figures(
+        "terms",
+        "What it is",
+        "staking/validators",
+        wallet("operator"),
+        amount("tokens"),
+        rate("share"),
+        amount("self_stake"),
+        rate("commission"),
+        rate("apr"),
+        rate("uptime"),
+        "delegators",
+        "jailed",
+        "tombstoned",
+        amount("slashed"),
+        amount("rewarded"),
+        amount("commission_due"),
+        "registered_at",
+        asked=("validator",),
+    ),
     chart("apr", "Yearly rate of rewards", "staking/apr-history", "day", rate("apr"), asked=("validator",)),
     table(
         "delegators",

@@ -12,7 +12,7 @@ from typing import Any
 from commands._codec import EPOCH
 from domain._kernel import Id
 from projections._tables import Money, Total
-from queries._http import FOR_EVER, Context
+from queries._query import FOR_EVER, Context
 
 marketplace = Context("marketplace")
 

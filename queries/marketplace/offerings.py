@@ -15,7 +15,7 @@ from domain._kernel import BasisPoints, Count, Id, Quantity
 from domain.devices import Reputation as Posterior
 from domain.marketplace.offerings import TIERS, Price, PriceInputs, cost, glide, market_target, price
 from projections._tables import Money, Total
-from queries._http import FOR_EVER, Context
+from queries._query import FOR_EVER, Context
 
 PRIOR = Posterior()
 

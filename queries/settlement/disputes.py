@@ -7,7 +7,7 @@ from datetime import datetime
 
 from domain._kernel import Id
 from projections._tables import Money
-from queries._http import Context
+from queries._query import Context
 
 settlement = Context("settlement")
 

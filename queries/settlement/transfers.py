@@ -12,7 +12,7 @@ from typing import Any
 
 from domain._kernel import AssetCode, Count, Id
 from projections._tables import Money, Total
-from queries._http import Context
+from queries._query import Context
 
 settlement = Context("settlement")
 

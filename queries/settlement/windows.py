@@ -11,7 +11,7 @@ from typing import Any
 
 from domain._kernel import Id, Path
 from projections._tables import Money, Total
-from queries._http import Context
+from queries._query import Context
 
 settlement = Context("settlement")
 

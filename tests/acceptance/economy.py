@@ -23,8 +23,8 @@ import psycopg
 import pytest
 
 from commands._codec import decode_json, streams
-from commands._http import ROUTES
 from commands._log import PostgresLog
+from commands._routes import ROUTES
 from commands._sequencer import Sequencer
 from commands._signatures import public_key, sign, zone_key
 from commands._zones import Zones

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from commands._http import ROUTES
+from commands._routes import ROUTES
 from tests.acceptance.api import Caller, Village, environment, village
 from tests.conftest import Database
 

@@ -411,7 +411,7 @@ def test_with_postgres_gone_commands_get_503_and_afterwards_they_go_on(
         finally:
             servers.start("postgres")
         monkeypatch.setattr("commands._sequencer.DEADLINE_S", 10.0)
-        for _ in range(100):
+        for _ in range(600):
             again = await v.ana.send("ledger/transfer", PAY, idempotency_key="while-gone")
             if again.status_code != 503:
                 break

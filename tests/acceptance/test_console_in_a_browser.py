@@ -16,13 +16,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, ViewportSize, expect, sync_playwright
 
 from domain.ledger import MintTokens, OpenWallet, Transfer
 from ops.access import create_key
 from ops.servers import Servers
+from queries._console._pages import load_pages
 from queries._console._panels import PAGES
-from queries.api import make_app
+from queries.api import load_queries, make_app
 from tests.conftest import PEPPER, Database
 from tests.history import history
 from tests.integration.test_as_of import archive
@@ -33,9 +34,13 @@ STEPS = 260
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FOUND = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 PATIENCE_MS = 60_000
+COMPLAINTS: list[str] = []
+"""What the pages of the test that runs complained of."""
+SMALL: ViewportSize = {"width": 360, "height": 780}
+LARGE: ViewportSize = {"width": 1280, "height": 900}
 HARD = {"FOGBOOK_NEEDS_BROWSER"} & set(os.environ)
 
-pytestmark = pytest.mark.skipif(not FOUND and not HARD, reason="no Chromium is installed (make browser)")
+pytestmark = pytest.mark.skipif(not FOUND and not HARD, reason="no Chromium is installed (make tools)")
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +76,24 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+def auditor(database: Database) -> str:
+    """A key of Olga's."""
+    with database.connect() as connection:
+        return create_key(connection, PEPPER.encode(), principal="olga", role="auditor", zones=("*",)).key
+
+
 @pytest.fixture
 def context(browser: Browser, address: str, lived: Database) -> Iterator[BrowserContext]:
     """Olga, an auditor, is signed in; whatever a page complains of fails the test."""
-    with lived.connect() as connection:
-        key = create_key(connection, PEPPER.encode(), principal="olga", role="auditor", zones=("*",)).key
-    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
+    key = auditor(lived)
+    context = browser.new_context(
+        base_url=address, viewport=LARGE, color_scheme="light", reduced_motion="reduce"
+    )
     context.set_default_timeout(PATIENCE_MS)
-    complaints: list[str] = []
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    COMPLAINTS.clear()
+    context.on("weberror", lambda error: COMPLAINTS.append(str(error.error)))
     context.on(
-        "console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None
+        "console", lambda said: COMPLAINTS.append(said.text) if said.type in ("error", "warning") else None
     )
     page = context.new_page()
     page.goto("/")
@@ -91,7 +103,7 @@ def context(browser: Browser, address: str, lived: Database) -> Iterator[Browser
     page.close()
     yield context
     context.close()
-    assert complaints == []
+    assert COMPLAINTS == []
 
 
 def looked_at(context: BrowserContext, path: str) -> Page:
@@ -100,22 +112,158 @@ def looked_at(context: BrowserContext, path: str) -> Page:
     return page
 
 
-@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.in_menu])
-def test_every_screen_opens_with_its_panels_and_pictures(context: BrowserContext, name: str) -> None:
-    page = looked_at(context, PAGES[name].path)
-    for panel in PAGES[name].panels:
-        expect(page.locator(f"#{panel.id} h2")).to_be_visible()
+CONTRAST = """() => {
+  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const color = parse(getComputedStyle(each).backgroundColor);
+      if (color[3] === 1) return color;
+    }
+    return matchMedia("(prefers-color-scheme: dark)").matches ? [0, 0, 0] : [255, 255, 255];
+  };
+  const found = new Map(), walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !element.checkVisibility() || element.closest("svg, .skip")) continue;
+    const style = getComputedStyle(element);
+    const pair = [light(parse(style.color)), light(behind(element))].sort((a, b) => b - a);
+    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05), size = parseFloat(style.fontSize);
+    const least = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? 3 : 4.5;
+    if (ratio < least) found.set(`${element.tagName}.${element.className} ${style.color}`, ratio.toFixed(2));
+  }
+  return Object.fromEntries(found);
+}"""
+"""Texts whose contrast with what is behind them is less than WCAG 2.2 AA asks for, by the styles in effect."""
+
+UNNAMED = """() => [
+  ...[...document.querySelectorAll("input:not([type=hidden]), select, textarea")]
+    .filter((e) => !e.labels?.length && !e.ariaLabel),
+  ...[...document.querySelectorAll("a, button")]
+    .filter((e) => !(e.textContent.trim() || e.ariaLabel || e.querySelector("img[alt]"))),
+  ...document.querySelectorAll("th:not([scope])"),
+  ...[...document.querySelectorAll("table")].filter((e) => !e.querySelector("th") && !e.closest(".u-legend, .uplot")),
+  ...[...document.querySelectorAll("[id]")].filter((e) => document.querySelectorAll(`#${CSS.escape(e.id)}`).length > 1),
+].filter((e) => !e.closest(".uplot")).map((e) => e.outerHTML.slice(0, 120))"""
+"""What a reader who does not see the page would not find the name of, and names that are there twice."""
+
+load_queries()
+load_pages()
+OPENED = {page.path: page for page in PAGES.values() if page.in_menu}
+ALSO = [
+    "/console/history",
+    "/console/event?position=30",
+    "/console/stream?stream=wallet:ana",
+    "/console/correlation?id=c4",
+    "/console/explain?table=ledger_balances&key=wallet:ana|FOG",
+    "/console/account?account=wallet:ana",
+    "/console/staking?as_of=999999999",
+]
+
+
+def overflow(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+@pytest.mark.parametrize("path", [*OPENED, *ALSO])
+def test_every_screen_opens_for_everybody(context: BrowserContext, path: str) -> None:
+    """With its panels and pictures, on a desk and a telephone, in both themes, named for those who do not see it."""
+    page = looked_at(context, path)
+    expect(page.locator("h1")).to_be_visible()
+    for panel in OPENED[path].panels if path in OPENED else ():
+        expect(page.locator(f"#{panel.id} h2").first).to_be_visible()
     for figure in page.locator("figure.chart").all():
         expect(figure.locator("canvas")).to_be_visible()
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0, "the page scrolls sideways"
+    assert page.evaluate(UNNAMED) == []
+    assert page.evaluate(CONTRAST) == {}
+    assert overflow(page) <= 0, "the page scrolls sideways"
+    page.get_by_role("button", name="Light or dark").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    assert page.evaluate(CONTRAST) == {}
+    page.set_viewport_size(SMALL)
+    assert overflow(page) <= 0, "a telephone scrolls the page sideways"
 
 
-def test_a_screen_fits_a_telephone(context: BrowserContext) -> None:
+@pytest.mark.parametrize("path", ["/", "/console/accounts", "/console/staking"])
+def test_the_figures_on_the_screen_are_the_queries(
+    context: BrowserContext, path: str, lived: Database
+) -> None:
+    page = looked_at(context, path)
+    headers = {"authorization": f"Bearer {auditor(lived)}"}
+    shown = 0
+    for panel in OPENED[path].panels:
+        if panel.template not in ("table.html", "figures.html") or panel.id == "pace":
+            continue
+        asked: dict[str, str | float | bool] = {**panel.fixed, "limit": str(panel.limit)}
+        items = context.request.get(panel.path, params=asked, headers=headers).json()["items"]
+        told = [str(item[c.name]) for item in items for c in panel.shown if c.kind == "amount"]
+        cells = page.locator(f"#{panel.id} :is(td.amount, dd) data[title*=' smallest units of ']")
+        values = cells.evaluate_all("all => all.map((each) => each.value)")
+        assert values == [value for value in told if value != "None"], panel.id
+        shown += len(values)
+    assert shown > 0
+
+
+def test_everything_is_reached_by_keyboard(context: BrowserContext) -> None:
+    page = looked_at(context, "/console/accounts")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    outlined = "getComputedStyle(document.activeElement).outlineStyle"
+    for _ in range(14):
+        page.keyboard.press("Tab")
+        assert page.evaluate(outlined) != "none", page.evaluate("document.activeElement.outerHTML")
+    heading = page.locator("#holders button.sort").nth(1)
+    heading.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#holders th").nth(1)).to_have_attribute("aria-sort", "ascending")
+    page.locator("body").click(position={"x": 2, "y": 400})
+    page.keyboard.press("g")
+    page.keyboard.press("m")
+    expect(page.get_by_role("heading", name="Market", level=1)).to_be_visible()
+
+
+def test_motion_is_left_out_for_who_does_not_want_it(context: BrowserContext) -> None:
     page = context.new_page()
-    page.set_viewport_size({"width": 390, "height": 800})
-    page.goto("/console/staking")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.emulate_media(reduced_motion="reduce")
+    page.goto("/console/accounts")
+    durations = "[...document.querySelectorAll('*')].map((e) => getComputedStyle(e).transitionDuration)"
+    assert set(page.evaluate(durations)) == {"0s"}
+
+
+def test_rows_are_found_and_the_find_outlives_a_renewal(context: BrowserContext, lived: Database) -> None:
+    page = looked_at(context, "/console/accounts")
+    page.locator("#accounts input.find").fill("wallet:ana")
+    rows = page.locator("#accounts tbody tr:visible")
+    assert {"wallet:ana" in text for text in rows.all_inner_texts()} == {True}
+    page.locator("h1").click()
+    aside(go_on, lived, "una")
+    before = page.locator("#accounts footer a").first.inner_text()
+    aside(sign, lived)
+    expect(page.locator("#accounts footer a").first).not_to_have_text(before)
+    expect(page.locator("#accounts input.find")).to_have_value("wallet:ana")
+    assert {"wallet:ana" in text for text in rows.all_inner_texts()} == {True}
+
+
+def test_the_explorer_shows_what_happens(context: BrowserContext, lived: Database) -> None:
+    page = looked_at(context, "/console/history")
+    newest = page.locator("#events tr").first.locator("td").first
+    before = int(newest.inner_text())
+    aside(go_on, lived, "ida")
+    expect(newest).not_to_have_text(str(before))
+    assert int(newest.inner_text()) > before
+
+
+def test_a_session_that_is_over_is_said_and_led_back(context: BrowserContext) -> None:
+    page = looked_at(context, "/console/accounts")
+    (cookie,) = context.cookies()
+    context.add_cookies([{**cookie, "value": cookie["value"][:-8] + "AAAAAAAA"}])  # type: ignore[typeddict-item]
+    page.locator("#accounts details.sift summary").click()
+    page.locator("#accounts input[name=asset]").fill("FOG")
+    page.locator("#accounts input[name=asset]").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Your session is over")
+    assert page.locator("input[name=then]").get_attribute("value") == "/console/accounts"
+    COMPLAINTS.clear()  # Browsers tell of each answer 401 themselves.
 
 
 def test_rows_are_sorted_by_their_exact_values(context: BrowserContext) -> None:
@@ -133,9 +281,10 @@ def test_rows_are_sorted_by_their_exact_values(context: BrowserContext) -> None:
 def test_a_table_is_filtered_without_the_rest_of_the_page(context: BrowserContext) -> None:
     page = looked_at(context, "/console/accounts")
     page.evaluate("window.still = true")
+    page.locator("#accounts details.sift summary").click()
     page.locator("#accounts input[name=asset]").fill("NONE")
     page.locator("#accounts input[name=asset]").press("Enter")
-    expect(page.locator("#accounts")).to_contain_text("There is nothing here.")
+    expect(page.locator("#accounts")).to_contain_text("Nothing fits the filter.")
     assert page.evaluate("window.still")
 
 

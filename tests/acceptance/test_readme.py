@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from tests.running import ROOT, Running, running
 
 
-def blocks_of(heading: str) -> list[str]:
-    """The shell blocks of a section."""
+def blocks_of(heading: str, language: str = "sh") -> list[str]:
+    """The blocks of a section, of the shell's where no other language is named."""
     text = (ROOT / "README.md").read_text()
     section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    return re.findall(r"```sh\n(.*?)```", section, re.S)
+    return re.findall(rf"```{language}\n(.*?)```", section, re.S)
 
 
 def played(up: Running, blocks: list[str]) -> list[list[Any]]:
@@ -44,6 +46,7 @@ def test_the_first_five_minutes_the_story_and_the_audit_work_to_the_letter(tmp_p
     signed = blocks_of("Signed by its owner")
     with running(tmp_path / "fog home") as up:
         parts = played(up, minutes + story + audit + signed)
+        _python(up)
     _five_minutes(parts[: len(minutes)])
     _story(parts[len(minutes) : len(minutes + story)])
     _audit(parts[len(minutes + story) : -1])
@@ -109,6 +112,37 @@ def _audit(parts: list[list[Any]]) -> None:
     ]
     assert row["versions"][0]["changes"] == {"posted": {"was": "3000000", "is": "2750000"}}
     assert event["cause"]["command"]["command_id"] == command["command_id"]
+
+
+def _python(up: Running) -> None:
+    """The program of the section, in a process of its own, with the keys that an auditor took away."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "keys", "signing", "list", "--json", "--home", str(up.home)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    vkeys = re.findall(r'"(?:events|fates)_vkey":"([^"]*)"', listed.stdout)
+    program = "".join(blocks_of("From Python", "python"))
+    program = program.replace("http://127.0.0.1:8420", up.url).replace("fog_...", up.admin_key)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"VKEYS": " ".join(vkeys)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    refused, balance, position, *followed, proven, _, _, _, left = ran.stdout.splitlines()
+    assert (refused, balance, position) == ("insufficient-funds 3000000", "FOG 3000000", "v1 2000000")
+    assert followed[-1].split()[0] == "0"
+    assert any("Delegated" in line for line in followed)
+    assert proven == "True"
+    assert ran.stdout.splitlines()[-4:] == ["paid", "paid", "insufficient-funds", left]
+    assert left == "FOG 2999988"
 
 
 def _signed(part: list[Any]) -> None:

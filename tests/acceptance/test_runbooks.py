@@ -155,7 +155,9 @@ def test_a_key_leaked(up: Started) -> None:
     walk(up, "secret-leaked")
 
 
-@pytest.mark.parametrize("page", ["database-full", "bad-deploy", "clock-wrong", "stuck-timers"])
+@pytest.mark.parametrize(
+    "page", ["database-full", "bad-deploy", "clock-wrong", "stuck-timers", "upgrade", "roll-back"]
+)
 def test_the_lines_of_a_day_that_is_not_brought_about_work(up: Started, page: str) -> None:
     settled(up)
     walk(up, page)

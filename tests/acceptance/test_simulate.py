@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 
-import queries.api  # noqa: F401 - all queries register themselves
 from ops.pool import connect
 from ops.simulate._api import Pace
 from ops.simulate._dues import Dues
-from queries._http import QUERIES
+from queries._query import QUERIES
+from queries.api import load_queries
 from tests.running import ROOT, Running, running
 
 VILLAGE = ("--days", "2", "--devices", "20", "--seed", "1")
@@ -62,7 +64,7 @@ IMPORTANT = {
 QUIET = {
     *(f"settlement/{name}" for name in ("bridge-liability", "peers", "stuck-transfers", "transfers")),
     *(f"approvals/{name}" for name in ("limits", "requests")),
-    "operations/quarantine",
+    *(f"operations/{name}" for name in ("quarantine", "acts", "discarded")),
 }
 """Queries that a single village has nothing to show for."""
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("FOGBOOK_", "DATABASE_", "REDIS_"))}
@@ -95,6 +97,7 @@ def events_of_village(connection: psycopg.Connection[Any]) -> int:
 
 def silent(up: Running) -> set[str]:
     """Queries that an operator asks without naming anything, and that have nothing to show."""
+    load_queries()
     found = set()
     with httpx.Client(base_url=up.url, headers=up.headers(zone="village")) as http:
         for path, query in QUERIES.items():
@@ -124,47 +127,52 @@ def interrupt(up: Running, *arguments: str) -> None:
         process.wait()
 
 
-def test_a_village_lives_and_nothing_in_it_happens_twice(tmp_path: Path) -> None:
-    with running(tmp_path / "fog home") as up:
-        first = simulate(up.home, *VILLAGE)
-        assert first["problems"] == []
-        assert sum(first["accepted"].values()) > 100
-        assert sum(first["refused"].values()) > 0
-        assert first["repeated"] == 0
-        assert first["trial_balance"] == {"FOG": "0"}
-        assert int(first["bonded"]) > 0
-        important = {f"{context}/{name}" for context, names in IMPORTANT.items() for name in names}
-        assert important - first["accepted"].keys() == set()
-        people, providers, validators = 8, 3, 4
-        assert len(first["participants"]) == people + providers + validators
-        for name in ("harvested", "revenue", "spent", "bonded"):
-            assert any(int(each[name]) for each in first["participants"]), name
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("simulate") / "fog home") as up:
+        yield up
 
-        happened = first["happened"]
-        assert happened["contributions"]["paid"] > 0
-        assert happened["devices"]["retired"] > 0
-        assert happened["requests"]["matched"] > 0
-        assert happened["contracts"]["completed"] > 0
-        assert happened["obligations"]["settled"] > 0
-        assert happened["windows"]["settled"] > 0
-        assert happened["disputes"]["resolved"] > 0
-        for name in ("bursts", "breaches", "could_not_pay"):
-            assert happened[name] > 0, name
 
-        assert silent(up) == QUIET
+def test_a_village_lives_and_nothing_in_it_happens_twice(up: Running, tmp_path: Path) -> None:
+    first = simulate(up.home, *VILLAGE)
+    assert first["problems"] == []
+    assert sum(first["accepted"].values()) > 100
+    assert sum(first["refused"].values()) > 0
+    assert first["repeated"] == 0
+    assert first["trial_balance"] == {"FOG": "0"}
+    assert int(first["bonded"]) > 0
+    important = {f"{context}/{name}" for context, names in IMPORTANT.items() for name in names}
+    assert important - first["accepted"].keys() == set()
+    people, providers, validators = 8, 3, 4
+    assert len(first["participants"]) == people + providers + validators
+    for name in ("harvested", "revenue", "spent", "bonded"):
+        assert any(int(each[name]) for each in first["participants"]), name
 
-        again = simulate(up.home, *VILLAGE)
-        assert again["events"] == {"new": 0, "position": first["events"]["position"]}
-        assert again["participants"] == first["participants"]
+    happened = first["happened"]
+    assert happened["contributions"]["paid"] > 0
+    assert happened["devices"]["retired"] > 0
+    assert happened["requests"]["matched"] > 0
+    assert happened["contracts"]["completed"] > 0
+    assert happened["obligations"]["settled"] > 0
+    assert happened["windows"]["settled"] > 0
+    assert happened["disputes"]["resolved"] > 0
+    for name in ("bursts", "breaches", "could_not_pay"):
+        assert happened[name] > 0, name
 
-        # More days are interrupted, and go on where only the API is known.
-        days = ("--days", "3", *VILLAGE[2:])
-        interrupt(up, *days)
-        by_url = ("--url", up.url, "--key", up.admin_key)
-        longer = simulate(tmp_path / "no home", *days, *by_url)
-        assert longer["events"]["new"] > 0
-        assert longer["from"] == first["from"]
-        assert longer["problems"] == []
+    assert silent(up) == QUIET
+
+    again = simulate(up.home, *VILLAGE)
+    assert again["events"] == {"new": 0, "position": first["events"]["position"]}
+    assert again["participants"] == first["participants"]
+
+    # More days are interrupted, and go on where only the API is known.
+    days = ("--days", "3", *VILLAGE[2:])
+    interrupt(up, *days)
+    by_url = ("--url", up.url, "--key", up.admin_key)
+    longer = simulate(tmp_path / "no home", *days, *by_url)
+    assert longer["events"]["new"] > 0
+    assert longer["from"] == first["from"]
+    assert longer["problems"] == []
 
 
 def test_a_rate_is_the_most_that_is_sent() -> None:
@@ -193,15 +201,14 @@ def test_the_last_word_on_when_something_is_due_counts() -> None:
     assert dues.by(noon) == ["hold"]
 
 
-def test_what_cannot_be_simulated_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with running(tmp_path / "fog home") as up:
-        by_url = ("--url", up.url, "--key", up.admin_key, "--home", str(tmp_path / "no home"))
-        for arguments, says in (
-            (("--zone", "nowhere", *by_url), "zones create nowhere --manual-clock"),
-            (("--zone", "main", *by_url), "real clock"),
-            (("--url", "http://127.0.0.1:9", "--key", "fog_a_b"), "does not answer"),
-        ):
-            refused = fogbook("simulate", *arguments)
-            assert refused.returncode == 1
-            assert says in refused.stderr
-            assert refused.stderr.count("\n") == 1, refused.stderr
+def test_what_cannot_be_simulated_is_refused_in_one_sentence(up: Running, tmp_path: Path) -> None:
+    by_url = ("--url", up.url, "--key", up.admin_key, "--home", str(tmp_path / "no home"))
+    for arguments, says in (
+        (("--zone", "nowhere", *by_url), "zones create nowhere --manual-clock"),
+        (("--zone", "main", *by_url), "real clock"),
+        (("--url", "http://127.0.0.1:9", "--key", "fog_a_b"), "does not answer"),
+    ):
+        refused = fogbook("simulate", *arguments)
+        assert refused.returncode == 1
+        assert says in refused.stderr
+        assert refused.stderr.count("\n") == 1, refused.stderr

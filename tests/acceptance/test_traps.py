@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import httpx
 import pytest
 
-from commands._http import ROUTES
+from commands._routes import ROUTES
 from commands._signatures import sign
 from domain.settlement.transfers import statement
 from ops.servers import Servers
@@ -415,6 +415,9 @@ OPERATORS = names("""
     harvest/decide-contribution marketplace/set-lane-bounds settlement/open-window settlement/abort-window
     settlement/resolve-dispute settlement/register-peer settlement/rotate-peer-key settlement/suspend-peer
     settlement/resume-peer platform/advance-clock approvals/set-limit approvals/approve approvals/reject
+    operations/pause-projection operations/resume-projection operations/rebuild-projection operations/cancel-rebuild
+    operations/retry-quarantined operations/repair-quarantined operations/discard-quarantined
+    operations/reinstate-discarded
 """)
 """Minting, reversal, slashing, windows, deciding disputes, and what the zone itself is."""
 SYSTEMS = names("""

@@ -42,7 +42,7 @@ def run(turn: Turn) -> Counter[str]:
     if reason := why_not():
         return Counter({f"passed over: {reason}": 1})
     with small_disk(turn.folder / "small disk") as disk, world(disk / "fog home", settings=SMALL) as made:
-        counts = perform(made, play, turn.seed, turn.long, turn.folder / "acks", turn.seconds)
+        counts = perform(made, play, turn.seed, turn.long, turn.folder / "acks", turn.ends_at)
         check_read_models(made)
     return counts
 

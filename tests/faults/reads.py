@@ -9,6 +9,7 @@ import asyncio
 import random
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from projections._follower import Follower
 from projections._rebuild import rebuild, sweep
 from tests.conftest import Database
 from tests.faults.traffic import FUNDS, MOST, PEOPLE, wallet
+from tests.integration.test_followers_miss_nothing import decided
 from tests.support import Economy, economy
 
 SESSIONS = 8
@@ -70,10 +72,12 @@ async def found(made: Economy) -> None:
         await made.issue(MintTokens(wallet(n), FUNDS, "start", "start"))
 
 
-async def session(made: Economy, rng: random.Random, reads: list[Read], enough: int, counts: Any) -> None:
+async def session(
+    made: Economy, rng: random.Random, reads: list[Read], enough: Callable[[int], bool], counts: Any
+) -> None:
     """Pays now and then, and reads what became of it; never sees less than before."""
     last = 0
-    while len(reads) < enough:
+    while not enough(len(reads)):
         if rng.random() < 0.2:
             last = max(last, await pay(made, rng, counts))
         named = {"min_position": last} if rng.random() < 0.5 else {}
@@ -101,18 +105,19 @@ async def pay(made: Economy, rng: random.Random, counts: Any) -> int:
     command: Any = Transfer(wallet(source), wallet(target), amount)
     if rng.random() < 0.2:
         command = PlaceHold(f"h{rng.getrandbits(64):x}", wallet(source), f"w{target}", amount // 4 + 1, until)
-    outcome = await made.send(command, f"w{source}", "participant")
+    key = f"p{rng.getrandbits(64):x}"
+    outcome = await decided(lambda: made.send(command, f"w{source}", "participant", key))
     assert outcome.status in (200, 409), outcome.body
     counts["commands"] += 1
     return int(msgspec.json.decode(outcome.body)["position"])
 
 
-def read_along(database: Database, seed: int, enough: int) -> Counter[str]:
-    """So many reads by some sessions, each held against the model."""
+def read_along(database: Database, seed: int, enough: Callable[[int], bool]) -> Counter[str]:
+    """Reads by some sessions, each held against the model; `enough` says whether so many in all are enough."""
     return asyncio.run(_read_along(database, seed, enough))
 
 
-async def _read_along(database: Database, seed: int, enough: int) -> Counter[str]:
+async def _read_along(database: Database, seed: int, enough: Callable[[int], bool]) -> Counter[str]:
     counts: Counter[str] = Counter()
     sessions: list[list[Read]] = [[] for _ in range(SESSIONS)]
     async with economy(database) as made:
@@ -122,7 +127,13 @@ async def _read_along(database: Database, seed: int, enough: int) -> Counter[str
         try:
             await asyncio.gather(
                 *(
-                    session(made, random.Random(f"{seed}/{number}"), reads, enough // SESSIONS, counts)
+                    session(
+                        made,
+                        random.Random(f"{seed}/{number}"),
+                        reads,
+                        lambda mine: enough(SESSIONS * mine),
+                        counts,
+                    )
                     for number, reads in enumerate(sessions)
                 )
             )

@@ -7,10 +7,13 @@ it in the log (tests/faults/check.py). Nothing is broken here; the other scenari
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +29,7 @@ from tests.conftest import Database
 from tests.faults.check import hold_against
 from tests.faults.ledger import Ack, digest_of
 from tests.faults.traffic import FUNDS, MOST, PEOPLE, wallet
-from tests.integration.test_followers_miss_nothing import CountingLog
+from tests.integration.test_followers_miss_nothing import CountingLog, decided
 
 SEQUENCERS = 2
 CLIENTS = 32
@@ -47,18 +50,18 @@ class Load:
         request = encode_json({"command": name, "act_as": by, "body": command})
         decide = decision_of(type(command))
         sent = time.monotonic()
-        outcome = await self.sequencers[number % len(self.sequencers)].submit(
-            Command(
-                name=name,
-                body=command,
-                decide=decide,
-                principal="admin",
-                by=by,
-                role=role,
-                key=key,
-                request=request,
-            )
+        made = Command(
+            name=name,
+            body=command,
+            decide=decide,
+            principal="admin",
+            by=by,
+            role=role,
+            key=key,
+            request=request,
         )
+        sequencer = self.sequencers[number % len(self.sequencers)]
+        outcome = await decided(lambda: sequencer.submit(copy(made)))
         got = time.monotonic()
         assert outcome.status in (200, 409), outcome.body
         position = json.loads(outcome.body)["position"]
@@ -71,8 +74,10 @@ class Load:
             mint = MintTokens(wallet(n), FUNDS, "start", "start")
             await self.send(n, mint, "admin", "operator", f"mint-{n}")
 
-    async def client(self, number: int, rng: random.Random, share: int) -> None:
-        for turn in range(share):
+    async def client(self, number: int, rng: random.Random, enough: Callable[[int], bool]) -> None:
+        for turn in itertools.count():
+            if enough(CLIENTS * turn):
+                return
             await self._act(number, rng, f"{number}-{turn}")
 
     async def _act(self, number: int, rng: random.Random, key: str) -> None:
@@ -96,20 +101,21 @@ class Load:
             self.holds = [hold for hold in self.holds if hold[0] != command.hold]
 
 
-def race(database: Database, seed: int, commands: int) -> Counter[str]:
-    """So many commands by clients who do not wait for each other; then the log is held against the model."""
+def race(database: Database, seed: int, enough: Callable[[int], bool]) -> Counter[str]:
+    """Commands by clients who do not wait for each other, until `enough` says that so many are; then the log is held
+    against the model."""
     ensure_zone(database.url, "main")
-    return asyncio.run(_race(database, seed, commands))
+    return asyncio.run(_race(database, seed, enough))
 
 
-async def _race(database: Database, seed: int, commands: int) -> Counter[str]:
+async def _race(database: Database, seed: int, enough: Callable[[int], bool]) -> Counter[str]:
     logs = [CountingLog(database.url, APP_ROLE) for _ in range(SEQUENCERS)]
     load = Load([Sequencer("main", log) for log in logs])
     for sequencer in load.sequencers:
         assert await sequencer.start()
     try:
         await load.found()
-        clients = (load.client(n, random.Random(f"{seed}/{n}"), commands // CLIENTS) for n in range(CLIENTS))
+        clients = (load.client(n, random.Random(f"{seed}/{n}"), enough) for n in range(CLIENTS))
         await asyncio.gather(*clients)
     finally:
         for sequencer in load.sequencers:

@@ -39,7 +39,20 @@ class Turn:
     long: bool
     servers: Callable[[], Servers] = no_servers
     seconds: float = 0.0
-    """How long a long one shall take; it takes longer where its least needs that."""
+    """How long a long one shall take, all but what judges it; it takes longer where its least needs that."""
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def ends_at(self) -> float:
+        """When it shall begin nothing more (s, monotonic)."""
+        return self.begun + self.seconds
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self.ends_at
+
+    def until(self, least: int, most: int) -> Callable[[int], bool]:
+        """Whether so many are enough: when its time is over, but within these bounds."""
+        return lambda done: done >= most or (done >= least and self.is_over())
 
     def enough(self, each_s: float, least: int, most: int) -> int:
         """How many rounds of so many seconds it has time for, within these bounds."""
@@ -115,7 +128,7 @@ def scenario(
     def register(play: Play) -> Play:
         def run(turn: Turn) -> Counter[str]:
             with world(turn.folder / "fog home", **needs) as made:
-                counts = perform(made, play, turn.seed, turn.long, turn.folder / "acks", turn.seconds)
+                counts = perform(made, play, turn.seed, turn.long, turn.folder / "acks", turn.ends_at)
                 check_read_models(made)
             return counts
 
@@ -126,7 +139,7 @@ def scenario(
 
 
 def perform(
-    made: World, play: Play, seed: int, long: bool, acks_path: Path, seconds: float = 0.0
+    made: World, play: Play, seed: int, long: bool, acks_path: Path, ends_at: float = 0.0
 ) -> Counter[str]:
     """Play a scenario, heal the world, and hold the log against everything that was acknowledged in this world."""
     acks = Acks(acks_path)
@@ -134,7 +147,7 @@ def perform(
     rng = random.Random(seed)
     name = f"{play.__name__}{time.monotonic_ns():x}"
     traffic = Traffic(clients, name, rng, pause_s=0.0 if long else SHORT_PAUSE_S)
-    stage = Stage(made, clients, traffic, rng, long, ends_at=time.monotonic() + seconds)
+    stage = Stage(made, clients, traffic, rng, long, ends_at=ends_at)
     before = _totals(made)
     try:
         asyncio.run(play(stage))

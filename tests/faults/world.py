@@ -53,13 +53,15 @@ class Process:
     child: Child | None = None
     away: bool = False
     started_at: float = 0.0
+    tree: Path = ROOT
+    """Where its code is."""
 
     @property
     def runs(self) -> bool:
         return self.child is not None and self.child.poll() is None
 
     def start(self) -> None:
-        self.child = spawn(self.argv, log=self.log, env=self.env, cwd=ROOT, keep=self.keep)
+        self.child = spawn(self.argv, log=self.log, env=self.env, cwd=self.tree, keep=self.keep)
         self.started_at = time.monotonic()
 
     def send(self, number: signal.Signals) -> bool:

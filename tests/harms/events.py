@@ -24,6 +24,21 @@ def _event_bytes(column: str) -> Kind:
 cases(_event_bytes, {f"a byte of an event's {column}": column for column in ("data", "meta", "leaf")})
 
 
+def _nested(column: str) -> Kind:
+    """Brackets in brackets, more than any reader follows."""
+
+    def run(harm: Harm, rng: Random) -> Expected:
+        position = harm.position(rng)
+        deep = b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+        harm.sql(f"UPDATE events SET {column} = %s {EVENT}", deep, position)
+        return [{"position": position}]
+
+    return run
+
+
+cases(_nested, {f"an event's {column} nested without end": column for column in ("data", "meta")})
+
+
 def _event_column(case: tuple[str, Callable[[Any, Random], Any]]) -> Kind:
     column, other = case
 

@@ -227,6 +227,13 @@ class Tally:
     accepted_events: int = 0
     fates: int = 0
 
+    def __iadd__(self, more: Tally) -> Tally:
+        self.statuses += more.statuses
+        self.wrong += more.wrong
+        self.accepted_events += more.accepted_events
+        self.fates += more.fates
+        return self
+
 
 def requests(here: Place, seed: int, number: int) -> Iterator[Request]:
     rng = Random(f"bodies/{seed}")

@@ -359,6 +359,19 @@ APPROVALS: list[Row | Later] = [
     Row("approvals/reject", "olaf", lambda s: {"request": s["asked again"], "reason": "too much"}),
 ]  # fmt: skip
 
+ABOUT = {"projection": "analytics", "reason": "to be sure"}
+
+OPERATIONS: list[Row | Later] = [
+    operators("operations/pause-projection", ABOUT),
+    operators("operations/resume-projection", {"projection": "analytics"}),
+    operators("operations/rebuild-projection", ABOUT, name="rebuild"),
+    operators("operations/cancel-rebuild", lambda s: ABOUT | {"act": s["rebuild"]}),
+    operators("operations/retry-quarantined", {"projection": "analytics", "position": 1}),
+    operators("operations/repair-quarantined", ABOUT),
+    operators("operations/discard-quarantined", ABOUT | {"position": 1}),
+    operators("operations/reinstate-discarded", ABOUT | {"position": 1}),
+]
+
 STORY = [
     *LEDGER,
     *STAKING,
@@ -369,5 +382,6 @@ STORY = [
     *SETTLEMENT,
     *SIGNERS,
     *APPROVALS,
+    *OPERATIONS,
     *AFTERWARDS,
 ]

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections import Counter
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import httpx
 import hypothesis
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
+from hypothesis.errors import HypothesisDeprecationWarning
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CheckContext, not_a_server_error
 from schemathesis.core.failures import Failure, FailureGroup
@@ -72,8 +76,11 @@ CHECKS = [
 ]
 
 
-def hold(here: Place, seed: int, examples: int, roles: int) -> tuple[Counter[str], list[str]]:
-    """Each operation gets so many requests of each mode from so many of the roles, which take turns.
+def hold(
+    here: Place, seed: int, examples: int, roles: int, enough: Callable[[int], bool] = lambda done: False
+) -> tuple[Counter[str], list[str]]:
+    """Each operation, in any order, gets so many requests of each mode from so many of the roles, which take turns;
+    `enough` says whether so many operations are.
 
     Returns counts, and what was not as the document says.
     """
@@ -81,7 +88,11 @@ def hold(here: Place, seed: int, examples: int, roles: int) -> tuple[Counter[str
     document = schemathesis.openapi.from_dict(_without_keys(here.document))
     counts: Counter[str] = Counter()
     wrong: list[str] = []
-    for number, found in enumerate(document.get_all_operations()):
+    operations = list(enumerate(document.get_all_operations()))
+    Random(seed).shuffle(operations)
+    for number, found in operations:
+        if enough(counts["operations"]):
+            break
         operation = found.ok()
         counts["operations"] += 1
         for turn in range(roles):
@@ -129,7 +140,10 @@ def _hold_one(
             wrong.append(_told(operation, who, mode, response, failure))
 
     try:
-        send()
+        with warnings.catch_warnings():
+            # The village's wake-ups draw a number in a thread of their own, which no strategy has to do with.
+            warnings.filterwarnings("ignore", "Do not use the `random` module", HypothesisDeprecationWarning)
+            send()
     except hypothesis.errors.Unsatisfiable:
         counts["unsatisfiable"] += 1  # A request without any parameter cannot be unsound.
 

@@ -23,15 +23,17 @@ class Sight:
     asked: dict[str, Any] = field(default_factory=dict)
     empty: bool = False
     """In the story's world there is nothing of it."""
+    ticking: tuple[str, ...] = ()
+    """Members that tell of the clock on the wall: they are others with each look."""
 
 
 def public(empty: bool = False, **asked: Any) -> Sight:
     return Sight("ana", SAME, asked, empty)
 
 
-def nobody(empty: bool = False, **asked: Any) -> Sight:
+def nobody(empty: bool = False, ticking: tuple[str, ...] = (), **asked: Any) -> Sight:
     """For operators and auditors (and workers, where the route says so); its roles keep everybody else out."""
-    return Sight("olga", SAME, asked, empty)
+    return Sight("olga", SAME, asked, empty, ticking)
 
 
 def own(owner: str, /, empty: bool = False, **asked: Any) -> Sight:
@@ -127,11 +129,20 @@ QUERY_ROWS: dict[str, Sight] = {
     "settlement/disputes": own("ana", party="ana"),
     "settlement/dispute": own("ana", dispute="q1"),
     "settlement/dispute-evidence": part("ana", dispute="q1"),
-    "operations/attention": nobody(),
+    "operations/attention": nobody(ticking=("seconds",)),
     "operations/projections": nobody(),
     "operations/quarantine": nobody(empty=True),
     "operations/timers": nobody(empty=True),
-    "operations/checkpoints": nobody(),
+    "operations/checkpoints": nobody(ticking=("age_s",)),
+    "operations/acts": nobody(),
+    "operations/discarded": nobody(),
+    "operations/keys": nobody(),
+    "operations/pace": nobody(),
+    "operations/throughput": nobody(),
+    "operations/queues": nobody(),
+    "operations/workers": nobody(empty=True),
+    "operations/settings": nobody(),
+    "operations/parameters": public(),
     "settlement/peers": public(),
     "settlement/transfers": own("ana", owner="ana"),
     "settlement/transfer-trace": own("ana", peer="far", sequence=1),

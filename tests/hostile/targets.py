@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic_core import PydanticCustomError
 
-from commands._http import _named_time, _trace, _version
+from commands._envelope import named_time, trace_of, version_of
 from commands._models import canonical_id, command_from, path, strict_json
 from commands._models import time as time_of
 from commands._signed import signed_header
@@ -20,7 +20,8 @@ from ops.access._tokens import _header as token_header
 from ops.problems import Problem
 from projections._notes import NoteError, parse_checkpoint, parse_key, parse_note
 from projections._tree import parse_tile_path
-from queries._http import _decode_cursor, entity_tags
+from queries._http import entity_tags
+from queries._parameters import decode_cursor
 from queries._receipts import BadReceipt, parse_proof
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -75,24 +76,24 @@ def signed(data: bytes) -> None:
 
 @target()
 def cursor(data: bytes) -> None:
-    keys = _decode_cursor(_text(data), 2)
+    keys = decode_cursor(_text(data), 2)
     assert len(keys) == 2
     assert not any("\0" in key for key in keys)
 
 
 @target()
 def version(data: bytes) -> None:
-    assert (_version(_text(data)) or 0) >= 0
+    assert (version_of(_text(data)) or 0) >= 0
 
 
 @target()
 def trace(data: bytes) -> None:
-    assert _trace(_text(data), "Fogbook-Correlation").isascii()
+    assert trace_of(_text(data), "Fogbook-Correlation").isascii()
 
 
 @target()
 def moment(data: bytes) -> None:
-    assert _named_time(_text(data), CLOCK) == time_of(_text(data))
+    assert named_time(_text(data), CLOCK) == time_of(_text(data))
 
 
 @target()

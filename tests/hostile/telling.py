@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from commands._http import ROUTES
+from commands._routes import ROUTES
 from domain.ledger import owner_of
 from tests.acceptance.economy import rule_of
 from tests.hostile.matrix import OK, STORY, Later, Row, Story

@@ -28,7 +28,7 @@ from domain.settlement.transfers import InitiateTransfer, RegisterPeer
 from projections._engine import all_projections
 from queries import _as_of
 from queries._as_of import resolve
-from queries._http import QUERIES, Query
+from queries._query import QUERIES, Query
 from queries._sql import has_a_past, past_select
 from tests.conftest import PEPPER, Database
 from tests.economy import Economy as Story
@@ -39,7 +39,13 @@ from workers.archive import Archive
 SEED, STEPS = 27, 700
 STAGES = 4
 QUIET = {
-    f"/queries/{name}" for name in ("marketplace/reviews", "marketplace/windows", "settlement/departures")
+    f"/queries/{name}"
+    for name in (
+        "marketplace/reviews",
+        "marketplace/windows",
+        "settlement/departures",
+        "operations/discarded",
+    )
 }
 """Of these the story tells nothing."""
 Test = Callable[[Economy], Awaitable[None]]

@@ -223,7 +223,8 @@ def test_an_older_schema_is_brought_up_to_date(lived: Database, empty: Database,
     execute(
         lived,
         "ALTER FUNCTION append_to_log SECURITY INVOKER; ALTER FUNCTION append_to_log RESET search_path;"
-        "DROP FUNCTION lock_head, add_head; DROP TABLE access_log;"
+        "DROP FUNCTION lock_head, add_head; DROP TABLE access_log, act_fates;"
+        "ALTER TABLE quarantine DROP COLUMN stack, DROP COLUMN discarded;"
         "ALTER TABLE api_keys DROP COLUMN lineage, DROP COLUMN last_used_at;"
         "UPDATE alembic_version SET version_num = '0004'",
     )

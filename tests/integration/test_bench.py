@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pytest
+
 from ops.bench._measure import median_ratio, quantile
 from ops.bench._parts import PARTS, QUICK_PARTS
 from ops.bench._requests import MIX
+from queries._console._pages import load_pages
+from queries._console._panels import PAGES
 
 PATIENCE_S = 280
 
@@ -64,6 +68,7 @@ def test_transfers_appends_and_memory_are_measured_against_their_peers(home: Pat
     assert (conditions["seed"], conditions["quick"]) == (7, False)
 
 
+@pytest.mark.long
 def test_commands_are_measured_by_kind_concurrency_and_processes_and_drawn(
     home: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +93,7 @@ def test_commands_are_measured_by_kind_concurrency_and_processes_and_drawn(
     assert len(lines) == 2 * len(kinds) + 3
 
 
+@pytest.mark.long
 def test_the_lag_is_measured_at_each_rate_and_beside_a_mixed_workload(home: Path) -> None:
     figures = measured(home, "lag", "mixed")
     assert set(figures["lag_ms"]) == set(figures["conditions"]["lag_samples"]) == {"100", "500"}
@@ -98,6 +104,7 @@ def test_the_lag_is_measured_at_each_rate_and_beside_a_mixed_workload(home: Path
     assert figures["conditions"]["mix"] == MIX
 
 
+@pytest.mark.long
 def test_verification_the_archive_and_hashing_are_measured(home: Path) -> None:
     figures = measured(home, "verify", "as_of", "hashing")
     assert set(figures["ratios"]) == {
@@ -109,6 +116,22 @@ def test_verification_the_archive_and_hashing_are_measured(home: Path) -> None:
     assert all(positive(figure) for figure in figures["hashing"].values())
     assert figures["hashing"]["share_of_command"] < figures["hashing"]["share_of_server"] < 1
     assert positive(figures["per_s"]["tree_leaves"])
+
+
+@pytest.mark.long
+def test_panels_and_open_pages_of_the_console_are_measured(home: Path) -> None:
+    figures = measured(home, "console")
+    load_pages()
+    assert set(figures["console"]) == {
+        f"{page.name}/{panel.id}" for page in PAGES.values() for panel in page.panels
+    }
+    for panel in figures["console"].values():
+        for how in ("query", "http"):
+            assert 0 < panel[f"{how}_p50_ms"] <= panel[f"{how}_p99_ms"]
+    assert figures["console"]["accounts/accounts"]["round_trips"] >= 1
+    pages = figures["console_pages"]
+    assert pages["open_pages"] <= pages["events_sent"]
+    assert all(positive(pages[name]) for name in ("first_load_bytes", "command_p99_ratio"))
 
 
 def test_a_quick_run_has_the_parts_that_the_five_ratios_need() -> None:

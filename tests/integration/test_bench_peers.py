@@ -56,6 +56,7 @@ def test_peers_of_python_are_measured_where_those_of_node_cannot_be_had(home: Pa
 @pytest.mark.skipif(
     not packages().exists(), reason="the first bench with `--part peers` installs Node's peers"
 )
+@pytest.mark.long
 def test_peers_of_node_are_measured_as_well(home: Path) -> None:
     figures = run(home)
     assert set(figures["ratios"]) == OF_PYTHON | OF_NODE

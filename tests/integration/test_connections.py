@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -53,7 +54,13 @@ async def serving(**settings: Any) -> AsyncIterator[tuple[str, int]]:
     listening = socket.create_server(("127.0.0.1", 0))
     kind = protocol_of(Settings.model_construct(**settings))
     config = uvicorn.Config(
-        an_app(), http=kind, lifespan="off", log_config=None, server_header=False, loop="none"
+        an_app(),
+        http=kind,
+        lifespan="off",
+        log_config=None,
+        server_header=False,
+        loop="none",
+        timeout_keep_alive=protocol.IDLE_S,
     )
     server = Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -158,6 +165,41 @@ def test_a_connection_that_is_only_kept_is_left_alone(quick: None) -> None:
             writer.write(ASK)
             assert b'{"ok":true}' in await whole(reader)
             await asyncio.sleep(0.4)
+        writer.close()
+
+    run(scenario)
+
+
+def test_a_connection_that_is_kept_for_nothing_ends_at_last(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "IDLE_S", 0.3)
+
+    async def scenario(address: tuple[str, int]) -> None:
+        answer = await said(address, ASK, ASK, pause_s=0.1)
+        assert answer.count(b'{"ok":true}') == 2
+        assert b"408" not in answer
+
+    run(scenario)
+
+
+def test_an_answered_request_leaves_nothing_to_the_collector() -> None:
+    async def scenario(address: tuple[str, int]) -> None:
+        reader, writer = await asyncio.open_connection(*address)
+
+        async def ask(times: int) -> None:
+            for _ in range(times):
+                writer.write(ASK)
+                await whole(reader)
+
+        await ask(3)
+        gc.collect()
+        gc.disable()
+        try:
+            await ask(50)
+            assert gc.collect() < 50
+        finally:
+            gc.enable()
         writer.close()
 
     run(scenario)

@@ -13,18 +13,26 @@ from html.parser import HTMLParser
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from pydantic import SecretStr
+from starlette.requests import Request
 
-from ops.access import create_key, revoke_key
+from ops.access import Caller, create_key, revoke_key
+from ops.leases import Rates
 from ops.servers import Servers
 from ops.settings import Settings
 from ops.web import App
-from queries._console import _session
+from queries._console import _live, _session
+from queries._console._export import exported
+from queries._console._live import OVER
+from queries._console._pages import load_pages
 from queries._console._panels import PAGES, Page, Panel
-from queries._console._render import statics
+from queries._console._readers import Origin
+from queries._console._readers import Reader as SignedIn
+from queries._console._render import View, statics
 from queries._console._screens import SCREENS
-from queries.api import QueryService, register_all
+from queries.api import QueryService, load_queries, register_all
 from tests.conftest import PEPPER, Database
 from tests.history import history
 from tests.integration.test_as_of import archive
@@ -34,6 +42,9 @@ STEPS = 260
 OVER_THE_WIRE = 150 * 1024
 """Bytes of the overview's first load."""
 HERE = {"sec-fetch-site": "same-origin"}
+WATCHES = {"accept": "text/event-stream"}
+NOBODY = "redis://127.0.0.1:1/0"
+"""Where no Valkey answers."""
 
 
 class Read(HTMLParser):
@@ -44,6 +55,7 @@ class Read(HTMLParser):
         self.values: defaultdict[str, list[str]] = defaultdict(list)
         self.texts: defaultdict[str, str] = defaultdict(str)
         self.links: list[str] = []
+        self.places: defaultdict[str, list[str]] = defaultdict(list)
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self._panel = ""
         self.feed(html)
@@ -57,6 +69,7 @@ class Read(HTMLParser):
             self.values[self._panel].append(named["value"] or "")
         elif tag == "a":
             self.links.append(named.get("href") or "")
+            self.places[self._panel].append(named.get("href") or "")
 
     def handle_data(self, data: str) -> None:
         self.texts[self._panel] += data
@@ -104,6 +117,14 @@ class Served:
             yield reader
 
 
+BULK = """
+INSERT INTO read.ledger_balances (zone, generation, account, asset, posted, held, position, incomplete)
+SELECT c.zone, c.generation, a.account, 'BULK', n, 0, 1, false
+FROM checkpoints c CROSS JOIN generate_series(1, 10500) n
+CROSS JOIN LATERAL (SELECT 'wallet:w' || n AS account) a
+WHERE c.projection = 'ledger' AND c.live AND c.zone = 'main'
+"""
+
 Test = Callable[[Served], Awaitable[None]]
 
 
@@ -117,10 +138,12 @@ def lived(servers: Servers, _template: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def run(lived: Database) -> Callable[[Test], None]:
+def run(lived: Database, redis_url: str) -> Callable[[Test], None]:
     def runner(test: Test) -> None:
         async def whole() -> None:
-            settings = Settings(DATABASE_URL=lived.url, pepper=SecretStr(PEPPER), query_connections=3)
+            settings = Settings(
+                DATABASE_URL=lived.url, REDIS_URL=redis_url, pepper=SecretStr(PEPPER), query_connections=3
+            )
             app, service = App(title="Fogbook queries", version="test"), QueryService()
             register_all(app, service)
             async with service.run(settings):
@@ -132,11 +155,30 @@ def run(lived: Database) -> Callable[[Test], None]:
 
 
 NAMES = [
-    *("overview", "market", "harvest", "staking", "settlement", "accounts", "operations"),
+    *("overview", "market", "harvest", "staking", "settlement", "accounts", "operations", "configuration"),
     *("validator", "account", "transaction", "contract", "window"),
 ]
-AGEING = {"projections", "checkpoints"}
-"""They tell how long ago something was."""
+AGEING = {"projections", "checkpoints", "queues", "pace"}
+"""They tell how it is at this moment."""
+TELLS_OF_THE_MACHINERY = {
+    "/queries/operations/" + name for name in ("queues", "workers", "settings", "parameters", "keys")
+}
+"""Where no row comes from an event."""
+EXPLAINED = {
+    *(
+        "validators",
+        "calendar",
+        "slashes",
+        "accounts",
+        "supply",
+        "contracts",
+        "offerings",
+        "lanes",
+        "windows",
+    ),
+    *("obligations", "transfers", "devices", "harvesters", "contributions", "statement", "balance", "holds"),
+}
+"""Tables whose rows are rows of a read model: each field's event is known."""
 CHOSEN = {"account": "wallet:ana"}
 
 
@@ -160,7 +202,7 @@ async def chosen(reader: Reader, page: Page) -> dict[str, str]:
 
 def exact(panel: Panel, items: list[dict[str, Any]]) -> list[str]:
     """The values that a table or figures must show, in their order."""
-    kinds = {"amount", "rate", "number", "flag"}
+    kinds = {"amount", "rate", "number", "flag", "hundredths", "seconds", "milliseconds", "microseconds"}
     return [
         str(int(item[c.name]) if c.kind == "flag" else item[c.name])
         for item in items
@@ -191,6 +233,12 @@ def test_a_screens_figures_are_those_of_the_queries(run: Callable[[Test], None],
                 assert len(read.values[panel.id]) == len(told), panel.id
                 assert panel.id in AGEING or read.values[panel.id] == told, panel.id
                 assert f"as of position {answer['position']}" in read.texts[panel.id]
+                if panel.template == "table.html" and panel.path not in TELLS_OF_THE_MACHINERY:
+                    reasons = [link for link in read.places[panel.id] if link.startswith("/console/e")]
+                    explained = [link for link in reasons if link.startswith("/console/explain")]
+                    assert len(reasons) >= len(answer["items"]), panel.id
+                    if panel.id in EXPLAINED and name != "contract":
+                        assert len(explained) == len(answer["items"]), panel.id
                 shown += len(answer["items"])
             assert shown > 0
 
@@ -198,6 +246,8 @@ def test_a_screens_figures_are_those_of_the_queries(run: Callable[[Test], None],
 
 
 def test_every_page_and_screen_is_tested_here() -> None:
+    load_queries()
+    load_pages()
     assert sorted(PAGES) == sorted(NAMES)
     assert set(SCREENS) == {"history", "event", "stream", "explain", "correlation"}
 
@@ -255,7 +305,12 @@ def test_a_moment_that_is_not_there_is_said_in_each_panel(run: Callable[[Test], 
     async def test(served: Served) -> None:
         async with served.reader("olga", "auditor") as reader:
             read = await reader.page("/console/staking", as_of=moment)
-            assert [a for _, a in read.tags if a.get("role") == "alert"]
+            alerts = [a for _, a in read.tags if a.get("role") == "alert"]
+            assert len(alerts) == len(PAGES["staking"].panels)
+            assert f"/console/market?as_of={moment}" in read.links, "one gets on from here"
+            history = await reader.http.get("/console/history", params={"as_of": moment})
+            assert history.status_code == 422
+            assert ("end of the log" in history.text) == moment.isdecimal()
 
     run(test)
 
@@ -282,8 +337,10 @@ def test_without_a_session_one_is_led_to_the_sign_in_and_back(run: Callable[[Tes
             response = await reader.http.get("/console/staking?zone=main")
             assert response.status_code == 303
             assert response.headers["location"] == "/console/sign-in?then=%2Fconsole%2Fstaking%3Fzone%3Dmain"
-            panel = await reader.http.get("/console/panel/staking/validators", headers={"hx-request": "true"})
-            assert (panel.status_code, panel.headers["hx-redirect"]) == (401, "/console/sign-in")
+            asked = {"hx-request": "true", "hx-current-url": "http://fogbook/console/staking?zone=main"}
+            panel = await reader.http.get("/console/panel/staking/validators", headers=asked)
+            led_to = response.headers["location"]
+            assert (panel.status_code, panel.headers["hx-redirect"]) == (401, led_to)
 
     run(test)
 
@@ -310,7 +367,12 @@ def test_a_session_ends_with_its_time_and_with_its_key(
         async with served.reader("olga", "auditor") as reader:
             begun = _session.time.time()
             monkeypatch.setattr(_session.time, "time", lambda: begun + _session.LIFE_S + 1)
-            assert (await reader.http.get("/")).status_code == 303
+            response = await reader.http.get("/")
+            assert response.status_code == 303
+            asked_again = await reader.http.get(response.headers["location"])
+            assert "Your session is over" in asked_again.text
+            watching = await reader.http.get("/console/live/overview", headers=WATCHES)
+            assert watching.content == OVER
             monkeypatch.undo()
         async with served.reader("olga", "auditor") as reader:
             with served.database.connect() as connection:
@@ -383,6 +445,82 @@ def test_a_zone_that_is_not_there_is_said_in_words(run: Callable[[Test], None]) 
     run(test)
 
 
+# Bad days
+
+
+def test_a_read_model_that_is_rebuilt_is_said_and_still_shown(run: Callable[[Test], None]) -> None:
+    async def test(served: Served) -> None:
+        generation = "SELECT zone, projection, generation + 1, 'next', false FROM checkpoints"
+        with served.database.superuser() as connection:
+            connection.execute(
+                "INSERT INTO checkpoints (zone, projection, generation, code, live)"
+                f" {generation} WHERE projection = 'staking' AND live"
+            )
+            try:
+                async with served.reader("olga", "auditor") as reader:
+                    read = await reader.page("/console/staking")
+            finally:
+                connection.execute("DELETE FROM checkpoints WHERE NOT live")
+        assert "Being rebuilt: staking." in read.texts[""]
+        assert read.values["validators"]
+
+    run(test)
+
+
+def test_a_read_model_that_has_not_begun_is_said_in_words(run: Callable[[Test], None]) -> None:
+    async def test(served: Served) -> None:
+        with served.database.superuser() as connection:
+            connection.execute("INSERT INTO heads (zone, clock) VALUES ('young', 'manual')")
+            try:
+                async with served.reader("olga", "auditor") as reader:
+                    read = await reader.page("/console/staking", zone="young")
+            finally:
+                connection.execute("DELETE FROM heads WHERE zone = 'young'")
+        assert "has not started yet" in read.texts["validators"]
+        assert "/console/market?zone=young" in read.links
+
+    run(test)
+
+
+def test_without_valkey_everything_is_shown_and_the_loss_said(run: Callable[[Test], None]) -> None:
+    async def test(served: Served) -> None:
+        served.app.limits.rates = Rates(NOBODY)
+        async with served.reader("olga", "auditor") as reader:
+            read = await reader.page("/console/accounts")
+        assert "Valkey does not answer" in read.texts[""]
+        assert read.values["supply"]
+
+    run(test)
+
+
+def test_ten_thousand_rows_are_paged_and_no_more_are_exported(run: Callable[[Test], None]) -> None:
+    async def test(served: Served) -> None:
+        with served.database.superuser() as connection:
+            connection.execute(BULK)
+            try:
+                async with served.reader("olga", "auditor") as reader:
+                    asked = {"asset": "BULK"}
+                    path = "/console/panel/accounts/accounts"
+                    page = Read((await reader.http.get(path, params=asked)).text)
+                    most = await reader.http.get(path, params=asked | {"limit": "10000"})
+                    long = await reader.http.get(path, params={"asset": "A" * 10_000})
+                    whole = await reader.http.get("/console/export/accounts/accounts.csv", params=asked)
+            finally:
+                connection.execute("DELETE FROM read.ledger_balances WHERE asset = 'BULK'")
+        assert len([tag for tag, _ in page.tags if tag == "tr"]) == PAGES["accounts"].panels[-1].limit + 1
+        assert [a for _, a in page.tags if "after=" in str(a.get("hx-get"))], "there is a next page"
+        assert (most.status_code, "from 0 to 500" in most.text) == (422, True)
+        assert (long.status_code, 'role="alert"' in long.text) == (200, True)
+        assert (whole.status_code, "page by page" in whole.text) == (422, True)
+
+    run(test)
+
+
+def test_what_a_spreadsheet_would_run_is_exported_as_text() -> None:
+    rows = [{"memo": memo} for memo in ("=1+1", "+1", "@x", "-5", "plain")] + [{"memo": ["=1"]}]
+    assert exported(rows, "csv").splitlines()[1:] == ["'=1+1", "'+1", "'@x", "-5", "plain", '"[""=1""]"']
+
+
 # Tables
 
 
@@ -410,7 +548,96 @@ def test_tables_are_filtered_and_paged_and_exported_whole(run: Callable[[Test], 
     run(test)
 
 
+def test_events_are_exported_as_the_filters_say(run: Callable[[Test], None]) -> None:
+    async def test(served: Served) -> None:
+        async with served.reader("olga", "auditor") as reader:
+            asked = {"type": "Delegated"}
+            lines = (await reader.http.get("/console/events.ndjson", params=asked)).text.splitlines()
+            table = (await reader.http.get("/console/events.csv", params=asked)).text.splitlines()
+            with served.database.connect() as connection:
+                row = connection.execute("SELECT count(*) FROM events WHERE type = 'Delegated'").fetchone()
+            assert row is not None
+            assert len(lines) == len(table) - 1 == row[0] > 0
+
+    run(test)
+
+
+def test_history_ends_at_the_moment_of_the_whole_console(run: Callable[[Test], None]) -> None:
+    async def test(served: Served) -> None:
+        async with served.reader("olga", "auditor") as reader:
+            at = (await reader.ask("/queries/ledger/supply", as_of="200"))["position"]
+            read = await reader.page("/console/history", as_of="200")
+            found = [re.match(r"/console/event\?position=(\d+)", link) for link in read.links]
+            assert max(int(each[1]) for each in found if each) == at
+            assert not [a for _, a in read.tags if "sse-connect" in a]
+            stream = await reader.page("/console/stream", stream="wallet:ana", as_of="200")
+            now = await reader.page("/console/stream", stream="wallet:ana")
+            then, newest = (re.search(r"of (\d+), position", each.texts[""]) for each in (stream, now))
+            assert then is not None
+            assert newest is not None
+            assert int(then[1]) < int(newest[1])
+            later = await reader.http.get("/console/event", params={"position": at + 1, "as_of": "200"})
+            assert (later.status_code, "came later" in later.text) == (404, True)
+            row = {"table": "ledger_balances", "key": "wallet:ana|FOG"}
+            explained = await reader.page("/console/explain", **row, as_of="200")
+            assert f"as of position {at}" in explained.texts[""]
+
+    run(test)
+
+
+# How fast it is
+
+
+def test_pace_and_throughput_count_what_is_recorded(run: Callable[[Test], None]) -> None:
+    async def test(served: Served) -> None:
+        async with served.reader("olga", "auditor") as reader:
+            items = (await reader.ask("/queries/operations/throughput", size="hour", buckets=24))["items"]
+            (pace,) = (await reader.ask("/queries/operations/pace"))["items"]
+        with served.database.connect() as connection:
+            counted = connection.execute(
+                "SELECT to_char(date_trunc('hour', recorded_at, 'UTC') AT TIME ZONE 'UTC',"
+                " 'YYYY-MM-DD\"T\"HH24'), count(*), count(*) FILTER (WHERE status <> 200), sum(events)"
+                " FROM commands WHERE zone = 'main' GROUP BY 1"
+            ).fetchall()
+            head = connection.execute("SELECT clock FROM heads WHERE zone = 'main'").fetchone()
+        told = {at: (commands, refused, int(events)) for at, commands, refused, events in counted}
+        shown = {each["start"][:13]: (each["commands"], each["refused"], each["events"]) for each in items}
+        assert len(shown) == 24
+        assert {at: told.get(at, (0, 0, 0)) for at in shown} == shown
+        assert any(commands for commands, _, _ in shown.values())
+        assert head is not None
+        assert pace["clock"] == head[0]
+        assert pace["commands_hour"] >= pace["commands_minute"] >= pace["refused_minute"]
+
+    run(test)
+
+
 # What pages are made of
+
+
+def test_a_panel_takes_one_round_trip_to_the_database(
+    run: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    execute = psycopg.AsyncCursor.execute
+
+    async def counted(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(str(query))
+        return await execute(self, query, *arguments, **options)
+
+    async def test(served: Served) -> None:
+        async with served.reader("olga", "auditor") as reader:
+            for name in ("overview", "market"):
+                await reader.page(PAGES[name].path)
+                asked.clear()
+                monkeypatch.setattr(psycopg.AsyncCursor, "execute", counted)
+                await reader.page(PAGES[name].path)
+                monkeypatch.undo()
+                # Whose key it is is looked up now and then, for all that he asks.
+                of_panels = [query for query in asked if "api_keys" not in query]
+                assert 0 < len(of_panels) <= len(PAGES[name].panels), asked
+
+    run(test)
 
 
 def test_the_overviews_first_load_is_small(run: Callable[[Test], None]) -> None:
@@ -466,8 +693,6 @@ def test_a_panel_is_renewed_once_for_all_who_watch_it(run: Callable[[Test], None
 
             async def listen(name: str, reader: Reader) -> None:
                 request = reader.http.build_request("GET", f"/console/live/accounts?seen={head}")
-                from starlette.requests import Request
-
                 scope = {
                     "type": "http",
                     "method": "GET",
@@ -495,3 +720,80 @@ def test_a_panel_is_renewed_once_for_all_who_watch_it(run: Callable[[Test], None
             assert not live._watched
 
     run(test)
+
+
+async def heard(console: Any, reader: Reader, path: str, until: bytes) -> bytes:
+    """What an open page hears, up to a word."""
+    cookies = [(b"cookie", f"{name}={value}".encode()) for name, value in reader.http.cookies.items()]
+    route, _, query = path.partition("?")
+    name = route.rpartition("/")[2]
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": route,
+        "query_string": query.encode(),
+        "headers": cookies,
+        "path_params": {"page": name},
+    }
+    response = await (console.tail if name == "tail" else console.live)(Request(scope))
+    said = b""
+    async for part in response.body_iterator:
+        said += part
+        if until in said:
+            break
+    await response.body_iterator.aclose()
+    return said
+
+
+def test_the_explorer_follows_the_log(run: Callable[[Test], None]) -> None:
+    async def test(served: Served) -> None:
+        console = served.service.running_console()
+        async with served.reader("olga", "auditor") as reader:
+            head = (await reader.ask("/queries/ledger/supply"))["position"]
+            path = f"/console/tail?seen={head}&type=WalletOpened"
+            listening = asyncio.create_task(heard(console, reader, path, b"WalletOpened"))
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(go_on, served.database, "tim")
+            async with asyncio.timeout(60):
+                said = await listening
+            assert b"event: events\n" in said
+            assert b"stream=wallet%3Atim" in said
+            assert b"Credited" not in said, "the filter holds"
+            assert not console._live._watched
+
+    run(test)
+
+
+def test_an_open_page_is_told_when_its_key_is_revoked(
+    run: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_live, "KEEP_ALIVE_S", 0.05)
+
+    async def test(served: Served) -> None:
+        console = served.service.running_console()
+        async with served.reader("olga", "auditor") as reader:
+            listening = asyncio.create_task(heard(console, reader, "/console/live/accounts?seen=0", OVER))
+            await asyncio.sleep(0.05)
+            with served.database.connect() as connection:
+                assert revoke_key(connection, reader.key.split("_")[1])
+            served.service.running().access._cache.clear()
+            async with asyncio.timeout(60):
+                assert OVER in await listening
+
+    run(test)
+
+
+def test_readers_who_may_see_less_are_not_shown_what_others_are() -> None:
+    query = PAGES["staking"].panels[0].query
+    callers = [
+        Caller("k1", "olga", "auditor", frozenset(), frozenset("*")),
+        Caller("k2", "otto", "auditor", frozenset(), frozenset("*")),
+        Caller("k3", "otto", "auditor", frozenset({"queries:ledger"}), frozenset("*")),
+        Caller("k4", "otto", "auditor", frozenset(), frozenset({"village"})),
+        Caller("k5", "otto", "operator", frozenset(), frozenset("*")),
+    ]
+    session, origin = _session.Session("", 0), Origin("", None)
+    olga, otto, *others = (SignedIn(session, caller, View(), origin).eyes(query) for caller in callers)
+    assert olga == otto
+    assert otto not in others
+    assert len(set(others)) == len(others)

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import queries.api
 from commands._codec import event_leaf, microseconds, zone_prefix
 from commands._erasing import Eraser
-from commands._http import ROUTES
 from commands._models import command_from
+from commands._routes import ROUTES
 from commands._signatures import sign, zone_key
 from commands._subjects import ERASED, Keyring, KeyringUnavailable
 from domain.settlement.transfers import Packet, ReceiveTransfer, statement

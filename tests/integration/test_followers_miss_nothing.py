@@ -6,10 +6,12 @@ Writers and readers are processes of their own, which run this file: they end wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ import psycopg
 from commands._codec import decision_of, event_encoder, event_leaf, microseconds, zone_prefix
 from commands._deciding import Command, Outcome
 from commands._log import Batch, Head, LogUnavailable, PostgresLog
-from commands._sequencer import Sequencer
+from commands._sequencer import Overloaded, Sequencer
 from domain.ledger import MintTokens, OpenWallet, Transfer
 from ops._supervise import Child, spawn
 from ops.pool import connect
@@ -174,6 +176,16 @@ def command(body: Any, by: str, key: str, role: str = "participant") -> Command:
     )
 
 
+async def decided(submit: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    """A command's outcome, also where the machine is so busy that it is told to come back."""
+    while True:
+        with contextlib.suppress(Overloaded):
+            outcome = await submit()
+            if outcome.status != 503:
+                return outcome
+        await asyncio.sleep(0.05)
+
+
 # A process of writers
 
 
@@ -200,7 +212,7 @@ class Writer:
         self.random = Random(f"{seed} {name}")
         self.sequencer = sequencer
         self.counts = counts
-        self.log = CountingLog(url, APP_ROLE)
+        self.log = CountingLog(url, APP_ROLE, wait_s=PATIENCE_S)
         self.version = 0
 
     async def write(self) -> None:
@@ -219,7 +231,8 @@ class Writer:
     async def transfer(self, attempt: int) -> None:
         owner, other = self.random.sample(OWNERS, 2)
         body = Transfer(f"wallet:{owner}", f"wallet:{other}", self.random.randint(1, 300))
-        outcome: Outcome = await self.sequencer.submit(command(body, owner, f"{self.name} {attempt}"))
+        key = f"{self.name} {attempt}"
+        outcome = await decided(lambda: self.sequencer.submit(command(body, owner, key)))
         self.counts[{200: "accepted", 409: "refused"}[outcome.status]] += 1
 
     async def stall(self) -> None:

@@ -146,7 +146,7 @@ def test_timers_that_back_off_are_not_read_again_at_each_sweep(database: Databas
     sweeper._close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.long
 def test_growth_is_measured_by_size(home: Path) -> None:
     figures = measured(home, "growth")
     for name in ("command_cpu_us", "command_on_cold_streams_cpu_us", "lag_p99_ms", "balance_p50_ms"):

@@ -265,10 +265,11 @@ def test_a_feed_is_resumed_behind_the_last_event_that_was_seen(run: Any) -> None
             assert [(await live.event())[0] for _ in range(2)] == [6, 7]
         async with feed(village, "/history/events?after=6") as live:
             assert (await live.event())[0] == 7
-        response = await village.get(
-            "/history/events", headers={"accept": "text/event-stream", "last-event-id": "x"}
-        )
-        assert problem(response) == (422, "invalid-parameter")
+        for accepted in ("text/event-stream", "application/x-ndjson"):
+            response = await village.get(
+                "/history/events", headers={"accept": accepted, "last-event-id": "x"}
+            )
+            assert problem(response) == (422, "invalid-parameter")
 
     run(scene)
 

@@ -21,7 +21,7 @@ import pytest
 from commands._codec import EPOCH, event_encoder, event_leaf, zone_prefix
 from domain.ledger import Credited, Debited, WalletFrozen, WalletOpened
 from ops.migrate import migrate
-from projections import _follower, _quarantine, _rebuild
+from projections import _follower, _rebuild
 from projections._arrays import array_of
 from projections._engine import HandlerFailed, Projection, Record, Rows
 from projections._follower import Follower
@@ -29,6 +29,7 @@ from projections._quarantine import MOST_ATTEMPTS
 from projections._rebuild import rebuild, sweep
 from projections._schema import statements_of
 from projections._tables import Money, Row, table, table_of
+from projections._watchdog import EXIT_HUNG, HandlerHung, passed, watchdog
 from tests.conftest import Database
 from tests.digests import digest
 
@@ -231,6 +232,13 @@ def test_a_second_follower_leaves_the_work_to_the_first(bench: Bench) -> None:
     second.close()
 
 
+END_IDLE = """
+SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+WHERE datname = current_database() AND state = 'idle in transaction'
+"""
+"""What PostgreSQL does by itself with a session that has been idle in a transaction for too long."""
+
+
 def poison(bench: Bench, behave: Callable[[], None], amount: int = 666) -> None:
     healthy = bench.projection.handlers["Debited"]
 
@@ -248,16 +256,15 @@ def raises() -> None:
 
 
 def hangs() -> None:
+    """For as long as anybody waits for it, without a wait for those who wait for the test."""
     while True:
-        time.sleep(0.01)
+        passed(1.0)
 
 
 @pytest.mark.parametrize(("behave", "error"), [(raises, "ZeroDivisionError"), (hangs, "HandlerHung")])
 def test_poison_is_set_aside_with_its_stream_and_the_others_go_on(
-    bench: Bench, behave: Callable[[], None], error: str, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, behave: Callable[[], None], error: str
 ) -> None:
-    monkeypatch.setattr(_follower, "FOLD_LIMIT_S", 0.3)
-    monkeypatch.setattr(_follower, "CAREFUL_LIMIT_S", 0.2)
     bench.pay("wallet:a", "wallet:b", 1)
     bench.pay("wallet:bad", "wallet:b", 666)
     bench.pay("wallet:bad", "wallet:b", 2)
@@ -277,12 +284,7 @@ def test_poison_is_set_aside_with_its_stream_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("first", [raises, hangs])
-def test_further_events_of_a_stream_that_hang_hold_nobody_up(
-    bench: Bench, first: Callable[[], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_follower, "FOLD_LIMIT_S", 0.3)
-    for module in (_follower, _quarantine):
-        monkeypatch.setattr(module, "CAREFUL_LIMIT_S", 0.2)
+def test_further_events_of_a_stream_that_hang_hold_nobody_up(bench: Bench, first: Callable[[], None]) -> None:
     for amount in (1, 666, 2, 777, 777, 3, 777):
         bench.pay("wallet:bad", "wallet:b", amount)
     for amount, behave in ((666, first), (777, hangs)):
@@ -300,25 +302,61 @@ def test_further_events_of_a_stream_that_hang_hold_nobody_up(
 
 
 def test_a_handler_that_hangs_until_its_connection_is_lost_is_known_to_the_next_follower(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
 ) -> None:
-    monkeypatch.setattr(_follower, "FOLD_LIMIT_S", 1.2)
-    monkeypatch.setattr(_follower, "CAREFUL_LIMIT_S", 0.2)
+    lost = False
 
-    def impatient() -> psycopg.Connection[Any]:
-        connection = bench.database.connect()
-        connection.execute("SET idle_in_transaction_session_timeout = 900")
-        return connection
+    def hangs_for_long() -> None:
+        nonlocal lost
+        if not lost:
+            with bench.database.superuser() as connection:
+                connection.execute(END_IDLE)
+            lost = True
+        hangs()
 
-    monkeypatch.setattr(bench, "connect", impatient)
     bench.pay("wallet:bad", "wallet:b", 666)
     bench.pay("wallet:a", "wallet:b", 1)
-    poison(bench, hangs)
+    poison(bench, hangs_for_long)
     with pytest.raises(psycopg.OperationalError):
         bench.follow()
     bench.follow()
     assert [position for position, _ in bench.quarantined()] == [1]
     assert bench.totals()["wallet:a"] == (-1, 1, False)
+
+
+def test_what_hangs_is_interrupted_by_and_by() -> None:
+    def wait() -> None:
+        with watchdog(0.1):
+            while True:
+                time.sleep(0.01)
+
+    with pytest.raises(HandlerHung):
+        wait()
+
+
+WATCHED = """
+import os, signal, time
+from projections._watchdog import watchdog
+
+with watchdog(1.0):
+    {does}
+"""
+
+
+def watched(does: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", WATCHED.format(does=does)], stdout=subprocess.DEVNULL)
+
+
+def test_what_cannot_be_interrupted_ends_its_process() -> None:
+    assert watched("time.sleep(60)").wait() == EXIT_HUNG
+
+
+def test_while_a_machine_sleeps_nothing_hangs() -> None:
+    child = watched("os.kill(os.getpid(), signal.SIGSTOP)")
+    os.waitpid(child.pid, os.WUNTRACED)
+    time.sleep(2.2)  # More than twice the limit.
+    child.send_signal(signal.SIGCONT)
+    assert child.wait() == 0
 
 
 def test_a_worker_that_is_killed_by_chance_costs_its_successor_no_care(bench: Bench) -> None:

@@ -28,7 +28,7 @@ from domain.ledger import (
     UnfreezeWallet,
 )
 from projections._tables import table_of
-from queries._http import QUERIES, Query
+from queries._query import QUERIES, Query
 from tests.conftest import Database
 from tests.scenario import START
 from tests.support import Economy, economy, problem
@@ -419,7 +419,7 @@ def test_a_query_waits_for_the_position_that_it_is_asked_for(run: Any) -> None:
             assert answer.status_code == 200 and answer.json()["items"][0]["posted"] == "999"
             assert answer.json()["position"] >= done["position"]
 
-    run(test)
+    run(test, wait_s=60.0)
 
 
 def test_a_query_does_not_wait_for_ever(run: Any) -> None:

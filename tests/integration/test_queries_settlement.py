@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from commands._http import ROUTES
 from commands._models import command_from
+from commands._routes import ROUTES
 from commands.api import load_routes
 from domain.devices import Capabilities, RegisterDevice
 from domain.ledger import MintTokens, OpenWallet

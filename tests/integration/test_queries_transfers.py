@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from commands._http import ROUTES
 from commands._models import command_from
+from commands._routes import ROUTES
 from commands._signatures import public_key, sign, zone_key
 from commands.api import load_routes
 from domain.ledger import DefineAsset, MintTokens, OpenWallet

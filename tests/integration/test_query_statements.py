@@ -13,7 +13,8 @@ from commands._codec import EPOCH
 from ops.pool import Pool, open_pool
 from ops.settings import Settings
 from projections._tables import Money
-from queries._http import QUERIES, Query, shows
+from queries._query import QUERIES, Query
+from queries._rows import shows
 from queries._sql import given_of, settled, statement
 from queries.api import load_queries
 from tests.conftest import PEPPER, Database

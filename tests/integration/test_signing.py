@@ -292,18 +292,25 @@ def test_an_archivist_with_a_folder_keeps_what_it_signs(zone: Zone, tmp_path: Pa
 
 def test_an_archivist_waits_for_a_database_that_is_away(zone: Zone, tmp_path: Path) -> None:
     log = tmp_path / "archivist.log"
+    away = f"ALTER DATABASE {zone.database.name} CONNECTION LIMIT 0".encode()
+    back = f"ALTER DATABASE {zone.database.name} CONNECTION LIMIT -1".encode()
     with archivist(zone.database, tmp_path) as start, zone.database.superuser() as owner:
-        owner.execute(f"ALTER DATABASE {zone.database.name} CONNECTION LIMIT 0".encode())
-        child = start()
-        eventually(lambda: log.exists() and "checkpoints_failed" in log.read_text())
-        owner.execute(f"ALTER DATABASE {zone.database.name} CONNECTION LIMIT -1".encode())
-        zone.append(2, 1)
-        eventually(lambda: zone.newest() == 2)
-        # Its connections may break at any time as well.
-        owner.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'fogbook archivist'"
-        )
+        try:
+            owner.execute(away)
+            child = start()
+            eventually(lambda: log.exists() and "database_unavailable" in log.read_text())
+            owner.execute(back)
+            zone.append(2, 1)
+            eventually(lambda: zone.newest() == 2)
+            # It may go away at any time as well.
+            owner.execute(away)
+            owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'fogbook archivist'"
+            )
+            eventually(lambda: "checkpoints_failed" in log.read_text())
+        finally:
+            owner.execute(back)
         zone.append(1, 1)
         eventually(lambda: zone.newest() == 3)
         assert child.poll() is None

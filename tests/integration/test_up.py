@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -185,7 +186,9 @@ def test_checkpoints_are_signed_and_can_be_taken_away(up: Started, tmp_path: Pat
     origin, size, _ = (tmp_path / "held").read_text().split("\n\n")[0].split("\n")
     assert origin.endswith("/main") and int(size) == head[0]
     assert (tmp_path / "held.fates").read_text().startswith(f"{origin}/fates\n")
-    assert up.get("/metrics").text.count('fogbook_unsigned_entries{log="events",zone="main"}') == 1
+    metrics = up.get("/metrics").text
+    assert metrics.count('fogbook_unsigned_entries{log="events",zone="main"}') == 1
+    assert re.search("^fogbook_database_bytes [1-9]", metrics, re.M)
 
 
 def test_due_timers_are_issued_once_and_refusals_back_off(up: Started) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from importlib.util import find_spec
 
@@ -19,8 +20,12 @@ from tests.hostile.telling import tell
 from tests.running import ROOT
 
 BODIES = 50_000
+AT_ONCE = 500
 MOST_GROWTH_MB = 128
-LEAST_SECONDS_A_TARGET = 5
+LEAST_OPERATIONS, MOST_OPERATIONS = 30, 10_000
+ROUNDS = 50
+LEAST_S, STARTS_S = 2, 3
+"""Of a target: its time, and what it takes before that."""
 
 
 def _told(here: Place) -> Place:
@@ -33,12 +38,14 @@ def _told(here: Place) -> Place:
 
 def malformed(turn: Turn) -> Counter[str]:
     """Malformed bodies: no 5xx, bounded memory, and a log that holds what was accepted and nothing else."""
-    number = turn.enough(0.004, BODIES // 10, BODIES)
+    number, enough, tally = 0, turn.until(BODIES // 20, BODIES), bodies.Tally()
     with place(turn.servers(), TEMPLATE, f"bodies{turn.seed}") as here:
         _told(here)
-        here.run(bodies.play(here, 0, number // 20))
+        here.run(bodies.play(here, 0, AT_ONCE))
         before = bodies.memory_mb()
-        tally = here.run(bodies.play(here, turn.seed, number))
+        while not enough(number):
+            tally += here.run(bodies.play(here, 1_000 * turn.seed + number // AT_ONCE, AT_ONCE))
+            number += AT_ONCE
         grown = bodies.memory_mb() - before
     assert tally.wrong == [], tally.wrong[:5]
     assert grown < MOST_GROWTH_MB, f"{grown} MB more"
@@ -49,9 +56,16 @@ def malformed(turn: Turn) -> Counter[str]:
 def documented(turn: Turn) -> Counter[str]:
     """Sound and unsound requests of every operation from every role, as its schema says and does not say."""
     with place(turn.servers(), TEMPLATE, f"schemas{turn.seed}") as here:
-        examples = turn.enough(60, 1, 50)
-        counts, wrong = schemas.hold(_told(here), turn.seed, examples, len(schemas.ROLES))
-    assert wrong == [], "\n".join(wrong[:5])
+        _told(here)
+        counts: Counter[str] = Counter()
+        enough = turn.until(LEAST_OPERATIONS, MOST_OPERATIONS)
+        for number in range(ROUNDS):
+            seed = 1_000 * turn.seed + number
+            more, wrong = schemas.hold(here, seed, 1, len(schemas.ROLES), enough)
+            assert wrong == [], "\n".join(wrong[:5])
+            counts += more
+            if turn.is_over():
+                break
     return counts
 
 
@@ -61,12 +75,12 @@ def wire(turn: Turn) -> Counter[str]:
         place(turn.servers(), TEMPLATE, f"wire{turn.seed}") as here,
         serving(turn.folder) as (child, address),
     ):
-        shapes = 0
-        for number in range(turn.enough(3, 3, 100)):
-            made = raw.shapes(here.keys["ana"], f"wire{turn.seed}-{number}", raw.payment())
+        shapes, rounds, enough = 0, 0, turn.until(3, 100)
+        while not enough(rounds):
+            made = raw.shapes(here.keys["ana"], f"wire{turn.seed}-{rounds}", raw.payment())
             wrong = asyncio.run(raw.send_all(address, made))
             assert wrong == [], wrong[:5]
-            shapes += len(made)
+            shapes, rounds = shapes + len(made), rounds + 1
         assert child.poll() is None
     return Counter({"shapes": shapes})
 
@@ -75,8 +89,9 @@ def fuzz(turn: Turn) -> Counter[str]:
     """atheris on each target."""
     assert find_spec("atheris"), "`pip install '.[fuzz]'` first"
     counts: Counter[str] = Counter()
-    seconds = max(LEAST_SECONDS_A_TARGET, int(turn.seconds / len(TARGETS)))
-    for name in TARGETS:
+    for number, name in enumerate(TARGETS):
+        share_s = (turn.ends_at - time.monotonic()) / (len(TARGETS) - number)
+        seconds = max(LEAST_S, int(share_s - STARTS_S))
         argv = [sys.executable, "-m", "tests.hostile.fuzz", name, str(seconds), str(turn.seed)]
         done = subprocess.run([*argv, str(turn.folder / name)], cwd=ROOT, capture_output=True, check=False)
         said = done.stderr.decode("utf-8", "replace")

@@ -28,19 +28,26 @@ PROCESSES = int(os.environ.get("FOGBOOK_PROCESSES", "2"))
 COMMANDS = 100_000
 READS = 50_000
 HONEST = 5
+AT_ONCE = 50
+"""Histories of one run of hypothesis."""
+PLANTED = 3
+"""Bugs of one turn: four turns in a row plant all."""
 
 
 def economy(turn: Turn) -> Counter[str]:
     """Random histories over all contexts, timers and reactions included, against the plain model."""
-    histories = turn.enough(0.2, 100, 10_000)
+    histories, enough = 0, turn.until(2 * AT_ONCE, 10_000)
     terms = settings(
-        max_examples=histories,
+        max_examples=AT_ONCE,
         stateful_step_count=STEPS,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(seed(turn.seed)(EconomyMachine), settings=terms)
+    while not enough(histories):
+        of_its_own = 1_000 * turn.seed + histories // AT_ONCE
+        run_state_machine_as_test(seed(of_its_own)(EconomyMachine), settings=terms)
+        histories += AT_ONCE
     return Counter({"histories": histories, "steps": histories * STEPS})
 
 
@@ -55,14 +62,14 @@ def serial(turn: Turn) -> Counter[str]:
     """Clients of two sequencers: each outcome is the plain model's at its place."""
     servers = turn.servers()
     with thrown_away(servers.database_url, servers.superuser_url) as database:
-        return race(database, turn.seed, turn.enough(0.001, 20_000, COMMANDS))
+        return race(database, turn.seed, turn.until(5_000, COMMANDS))
 
 
 def reads(turn: Turn) -> Counter[str]:
     """Reads beside payments and rebuilds: each is the plain model's at the position it states."""
     servers = turn.servers()
     with thrown_away(servers.database_url, servers.superuser_url) as database:
-        return read_along(database, turn.seed, turn.enough(0.004, 5_000, READS))
+        return read_along(database, turn.seed, turn.until(1_000, READS))
 
 
 def up(turn: Turn) -> Counter[str]:
@@ -131,8 +138,9 @@ def auditor(turn: Turn) -> Counter[str]:
 
 
 def bugs(turn: Turn) -> Counter[str]:
-    """Every planted bug is caught by the tests that are there for it."""
-    return hunt(turn.folder, BUGS)
+    """Each planted bug is caught by the tests that are there for it."""
+    first = PLANTED * turn.seed
+    return hunt(turn.folder, [BUGS[n % len(BUGS)] for n in range(first, first + PLANTED)])
 
 
 for _name, _promises, _run, _provokes in (

@@ -10,8 +10,8 @@ from typing import Any, get_type_hints
 import pytest
 
 from commands._codec import decision_of, modules
-from commands._http import OPERATOR, ROUTES
 from commands._models import command_from
+from commands._routes import OPERATOR, ROUTES
 from commands.api import load_routes
 from domain import _kernel
 from domain._kernel import FOG, Issued, Rejected, foresee

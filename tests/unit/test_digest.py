@@ -20,7 +20,18 @@ from hypothesis import strategies as st
 
 from commands._codec import EPOCH
 from projections import _adhash, _digest, _stored
-from projections._digest import MODULUS, WIDTH, Sum, expand, from_bytes, row_bytes, shown, to_bytes, total
+from projections._digest import (
+    MODULUS,
+    WIDTH,
+    Sum,
+    expand,
+    from_bytes,
+    row_bytes,
+    row_lines,
+    shown,
+    to_bytes,
+    total,
+)
 from projections._engine import HistoryRows, Projection, Record, Rows, all_projections, fold
 from projections._follower import Fed
 from projections._stored import flush, fold_batch
@@ -91,6 +102,9 @@ ROWS = st.builds(
 bytes_of = row_bytes(table_of(Everything))
 
 
+lines_of = row_lines(table_of(Everything))
+
+
 def values_of(row: Row) -> list[Any]:
     return [getattr(row, f.name) for f in fields(row)] + [row.position, row.incomplete]  # type: ignore[arg-type]
 
@@ -127,6 +141,12 @@ def test_the_bytes_of_a_row_are_written_down() -> None:
 @given(ROWS, ROWS)
 def test_rows_have_the_same_bytes_when_they_hold_the_same_and_never_otherwise(a: Any, b: Any) -> None:
     assert (bytes_of(a) == bytes_of(b)) == (values_of(a) == values_of(b))
+
+
+@given(st.lists(ROWS, max_size=4))
+def test_many_rows_at_once_have_the_bytes_of_each(rows: list[Any]) -> None:
+    assert lines_of(rows) == b"".join(bytes_of(row) + b"\n" for row in rows)
+    assert lines_of(rows).count(b"\n") == len(rows)
 
 
 @given(ROWS)
@@ -229,12 +249,13 @@ def test_very_many_rows_are_summed_in_a_process_of_their_own(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_adhash, "FEW", 4)
-    monkeypatch.setattr(_adhash, "BUNCH", 1)
-    rows = [row_bytes(table_of(Something))(made(Something(f"line\n{i}", i))) for i in range(number)]
+    something = table_of(Something)
+    rows = [made(Something(f"line\n{i}", i)) for i in range(number)]
     with Sum() as summed:
-        summed.add(rows)
+        for row in rows:
+            summed.add(row_lines(something)([row]))
         assert (summed._process is not None) == (number > 4)
-        assert summed.result() == sum(map(expand, rows)) % MODULUS
+        assert summed.result() == total(rows, something) % MODULUS
     assert summed._process is None or summed._process.returncode == 0
 
 
@@ -248,7 +269,7 @@ def test_a_system_that_grants_no_wider_pipe_sums_as_well(monkeypatch: pytest.Mon
     monkeypatch.setattr("fcntl.fcntl", refuse)
     monkeypatch.setattr(_adhash, "FEW", 0)
     with Sum() as summed:
-        summed.add([b"[1]", b"[2]"])
+        summed.add(b"[1]\n[2]\n")
         assert summed.result() == (expand(b"[1]") + expand(b"[2]")) % MODULUS
     assert asked == [_adhash.PIPE_BYTES]
 
@@ -256,7 +277,7 @@ def test_a_system_that_grants_no_wider_pipe_sums_as_well(monkeypatch: pytest.Mon
 def test_a_sum_that_is_given_up_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_adhash, "FEW", 0)
     with Sum() as summed:
-        summed.add([b"[]"])
+        summed.add(b"[]\n")
     assert summed._process is not None
     assert summed._process.returncode == -signal.SIGKILL
 
@@ -264,7 +285,7 @@ def test_a_sum_that_is_given_up_leaves_no_process_behind(monkeypatch: pytest.Mon
 def test_a_sum_whose_process_is_killed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_adhash, "FEW", 0)
     with Sum() as summed:
-        summed.add([b"[]"])
+        summed.add(b"[]\n")
         assert summed._process is not None
         summed._process.kill()
         with pytest.raises(OSError, match=r"Broken pipe|ended with"):

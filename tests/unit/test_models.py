@@ -6,10 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
 from commands._codec import event_encoder
@@ -19,12 +21,17 @@ from commands._models import (
     account_id,
     asset_code,
     command_from,
+    from_model,
     model_of,
+    parse_strictly,
     path,
     strict_json,
     wallet_id,
 )
+from commands._routes import ROUTES
+from commands.api import load_routes
 from domain._kernel import Amount, Count, Id, SmallInt
+from domain.ledger import Transfer
 from ops.problems import Problem
 
 
@@ -156,3 +163,91 @@ def test_texts_that_do_not_end_are_refused_and_cost_no_more_than_others(text: by
     begun = time.thread_time()
     refused(text)
     assert time.thread_time() - begun < 100 * max(usual, 0.001)
+
+
+NAMES = st.sampled_from(['"a"', '"b"', '"from"', '"a:b"', '":"', '""', '"\\u0061"', '"é"', "a"])
+SCALARS = st.sampled_from(
+    [
+        *(
+            '"a"',
+            '"b:c"',
+            '":"',
+            '""',
+            "1",
+            "-0",
+            "-7",
+            "1.5",
+            "1e3",
+            "true",
+            "null",
+            "NaN",
+            "01",
+            "Infinity",
+        ),
+        *('"\\""', '"\\u0061"', '"é"', '"\t"', '"\x7f"', "[]", '["a","a"]', '"open', "9" * 30, "9" * 5_000),
+    ]
+)
+SPACES = st.sampled_from(["", "", "", " ", "\n", "\t", "\x0b"])
+
+
+def objects(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """JSON texts of objects, whose names stand twice now and then, and texts that are nearly JSON."""
+    members = st.lists(
+        st.tuples(NAMES, SPACES, SPACES, values).map("{0[0]}{0[1]}:{0[2]}{0[3]}".format), max_size=4
+    )
+    return st.tuples(members.map(",".join), SPACES).map("{{{0[0]}}}{0[1]}".format)
+
+
+@given(st.recursive(SCALARS, objects, max_leaves=8), st.sampled_from(["", "", "", "}", ",", "\ufeff"]))
+def test_the_quick_way_through_json_takes_and_refuses_what_the_strict_one_does(text: str, more: str) -> None:
+    body = (more + text if more == "\ufeff" else text + more).encode()
+
+    assert told(strict_json, body) == told(parse_strictly, body)
+
+
+@pytest.mark.parametrize("depth", [MOST_DEPTH - 1, MOST_DEPTH, MOST_DEPTH + 1, 1_500])
+def test_the_quick_way_takes_no_deeper_nesting_than_the_strict_one(depth: int) -> None:
+    body = b'{"a":' * depth + b"1" + b"}" * depth
+
+    assert told(strict_json, body) == told(parse_strictly, body)
+
+
+load_routes()
+GIVEN: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        *(None, True, False, 0, 1, -1, 2**31, 2**53 - 1, 2**53, 10**38, 1.5, [], {}, ["a"]),
+        *("", "0", "5", "05", "9" * 39, "ana", " Ana ", "wallet:ana", "Wallet:ANA:x", "treasury", "a:b:c:d"),
+        *("FOG", "fog", "zone/FOG", "\u212a", "wallet:\u212a", "x" * 257, "enc:v1:x", "tab\t"),
+        *("2026-01-31T12:00:00Z", "2026-01-31", "9999-01-01T00:00:00Z"),
+    ]
+)
+
+
+@given(st.data())
+def test_a_command_is_checked_as_its_model_checks_it(data: st.DataObject) -> None:
+    command = data.draw(st.sampled_from([route.command for route in ROUTES.values()]))
+    names = [f.name.removesuffix("_") for f in fields(command)]
+    body: Any = {name: data.draw(GIVEN) for name in names if data.draw(st.integers(0, 9))}
+    if not data.draw(st.integers(0, 9)):
+        body[data.draw(st.sampled_from(["from_", "more", ""]))] = data.draw(GIVEN)
+
+    assert told(command_from, command, body) == told(from_model, command, body)
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 5])
+def test_a_body_that_is_no_object_is_checked_as_its_model_checks_it(body: Any) -> None:
+    assert told(command_from, Transfer, body) == told(from_model, Transfer, body)
+
+
+def test_a_valid_transfer_is_the_command_that_its_model_makes() -> None:
+    body = {"from": "wallet:ana", "to": "treasury", "amount": "5"}
+
+    assert command_from(Transfer, body) == from_model(Transfer, body) == Transfer("wallet:ana", "treasury", 5)
+
+
+def told(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns, with the types of all parts, or the problem that it raises."""
+    try:
+        return repr(function(*arguments))
+    except Problem as problem:
+        return problem.status, problem.body

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from commands import _sequencer
-from commands._codec import decision_of, encode_json, event_encoder
+from commands._codec import Recorded, decision_of, encode_json, event_encoder
 from commands._deciding import Command, Outcome
 from commands._log import SNAPSHOT_EVERY, Batch, Head, LogUnavailable
 from commands._memory import MemoryLog, Store
@@ -686,5 +686,31 @@ def test_a_transaction_id_that_was_asked_for_too_early_is_not_remembered_as_empt
             paid = await c.ok(pay(5), "ana")
             assert msgspec.json.decode(paid.body)["command_id"] == f"c{number}"
             await c.ok(ReverseTransaction(f"c{number}", "now"))
+
+    run(scenario())
+
+
+def test_what_a_newer_version_appended_is_not_guessed_at_and_other_commands_go_on() -> None:
+    async def scenario() -> None:
+        store = Store()
+        async with client(MemoryLog(store)) as old:
+            await village(old)
+            await old.ok(pay(10), "ana")
+            versions = [event.version for event in store.events if event.stream == "wallet:ana"]
+            async with client(MemoryLog(store), name="new") as new:
+                await new.ok(MintTokens("wallet:ben", 7, "start", "r2"))
+            position = store.head.position + 1
+            unknown = Recorded(position, "wallet:ana", versions[-1] + 1, "FromTheFuture", b"{}", b"{}", NOON)
+            store.events.append(unknown)
+            store.head = store.head._replace(position=position)
+            for _ in range(2):
+                outcome = await old.send(pay(1), "ana")
+                assert (outcome.status, outcome.retry_after_s) == (503, 1)
+                assert b"older version" in outcome.body
+            await old.ok(OpenWallet("wallet:cleo"), "cleo")
+            await old.ok(Transfer("wallet:ben", "wallet:cleo", 17), "ben")
+            assert (
+                rule(await old.send(Transfer("wallet:ben", "wallet:cleo", 1), "ben")) == "insufficient-funds"
+            )
 
     run(scenario())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -902,7 +902,7 @@ def test_the_largest_window_stays_small_and_quick() -> None:
             creditor = parties[(number + 1) % 200]
         source = f"{number:04d}".rjust(64, "s")
         told.book.issue(owes(debtor, creditor, 10**30 + number, source), *WORKER)
-    begun = perf_counter()
+    begun = process_time()
     reserved(told, "w" * 62 + "-1", "w" * 62 + "-2")
     assert status(told, "w" * 62 + "-1") == "aborted"
     for party in parties:
@@ -911,7 +911,7 @@ def test_the_largest_window_stays_small_and_quick() -> None:
         told.book.issue(MintTokens(f"wallet:{party}", 2 * 10**31, "-", "-"))
     settled(told, "w" * 62 + "-2")
     assert status(told, "w" * 62 + "-2") == "settled"
-    assert perf_counter() - begun < 5, "the commands of the largest window take well below a second each"
+    assert process_time() - begun < 5, "the commands of the largest window take well below a second each"
     for _, event in told.book.events:
         assert len(event_encoder(type(event))(event)) < MOST_ENTRY_BYTES - 1_000, type(event)
     for name, state in told.book.states.items():

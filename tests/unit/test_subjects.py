@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import commands._subjects as subjects
-from commands._http import ROUTES
 from commands._models import MOST_SEALED, command_from, model_of
+from commands._routes import ROUTES
 from commands._subjects import ERASED, KeyDestroyed, Keyring, KeyringUnavailable, personal_fields
 from commands.api import load_routes
 from domain._kernel import Amount, Personal, Text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import hmac
 import itertools
@@ -362,10 +363,13 @@ def test_a_token_is_verified_once_and_not_after_its_issuer_took_its_key_back(
 def test_a_token_ends_when_it_expires_also_while_it_is_remembered(provider: Provider) -> None:
     async def scenario() -> None:
         access = access_of(provider, leeway_s=0)
-        header = f"Bearer {provider.token(exp=int(time.time()) + 1)}"
-        await access.caller(header)
+        for lasting_s in (2, 20):  # A busy machine may not even have begun when the first one ends.
+            header = f"Bearer {provider.token(exp=int(time.time()) + lasting_s)}"
+            with contextlib.suppress(Unauthenticated):
+                await access.caller(header)
+                break
         ((until, _),) = access._cache.values()
-        assert until - time.monotonic() <= 1
+        assert until - time.monotonic() <= lasting_s
         access._cache = {name: (time.monotonic(), who) for name, (_, who) in access._cache.items()}
         await asyncio.sleep(max(0.0, until - time.monotonic()) + 0.01)
         with pytest.raises(Unauthenticated) as error:
