@@ -7,9 +7,11 @@ DuckDB writes it from CSV that runs through a pipe, so memory stays bounded howe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from typing import BinaryIO
 
 import duckdb
 import msgspec
@@ -50,39 +52,47 @@ LIMITS: dict[str, str | bool | int | float | list[str]] = {
 def write_parquet(path: Path, manifest: Manifest, entries: Iterable[Entry], tick: Tick) -> None:
     """Write the events, or no file at all. Raises ExportRefused."""
     with replacing(path) as unfinished:
-        reading, writing = os.pipe()
-        failed: list[duckdb.Error] = []
-        writer = Thread(target=_write, args=(reading, unfinished, manifest, failed))
+        statement = WRITE.format(
+            file=literal(str(unfinished)), manifest=literal(encode_json(manifest.shown()).decode())
+        )
         written = 0
-        try:
-            with open(writing, "w", encoding="utf-8", newline="") as csv:
-                writer.start()
-                for entry in entries:
-                    if isinstance(entry, Event):
-                        csv.write(_line(entry))
-                        written += 1
-                        if written % TICK_EVERY == 0:
-                            tick(written, manifest.events)
-        except BrokenPipeError:
-            assert failed, "whoever reads gives up with a reason"
-        finally:
-            writer.join()
-        if failed:
-            raise ExportRefused(f"{path} cannot be written: {failed[0]}") from failed[0]
+        with piped(path, statement, COLUMNS) as pipe:
+            for entry in entries:
+                if isinstance(entry, Event):
+                    pipe.write(_line(entry).encode())
+                    written += 1
+                    if written % TICK_EVERY == 0:
+                        tick(written, manifest.events)
         if written != manifest.events:
             raise ExportRefused(
                 f"Zone {manifest.zone} should hold {manifest.events} events and holds {written}: run `fogbook verify`."
             )
 
 
-def _write(reading: int, file: Path, manifest: Manifest, failed: list[duckdb.Error]) -> None:
-    """Runs in a thread of its own, so that whoever reads the log is the one that an interrupt ends."""
-    statement = WRITE.format(
-        file=literal(str(file)), manifest=literal(encode_json(manifest.shown()).decode())
-    )
+@contextmanager
+def piped(path: Path, statement: str, columns: Mapping[str, str]) -> Iterator[BinaryIO]:
+    """What is written goes to a statement of DuckDB, which makes the file of it. Raises ExportRefused.
+
+    The statement runs in a thread of its own, so that whoever reads the log is the one that an interrupt ends.
+    """
+    reading, writing = os.pipe()
+    failed: list[duckdb.Error] = []
+    writer = Thread(target=_run, args=(statement, reading, columns, failed))
+    try:
+        # Whoever reads gives up with a reason, which is told below.
+        with suppress(BrokenPipeError), open(writing, "wb") as pipe:
+            writer.start()
+            yield pipe
+    finally:
+        writer.join()
+    if failed:
+        raise ExportRefused(f"{path} cannot be written: {failed[0]}") from failed[0]
+
+
+def _run(statement: str, reading: int, columns: Mapping[str, str], failed: list[duckdb.Error]) -> None:
     try:
         with duckdb.connect(config=LIMITS) as connection:
-            connection.execute(statement, [f"/dev/fd/{reading}", COLUMNS])
+            connection.execute(statement, [f"/dev/fd/{reading}", columns])
     except duckdb.Error as error:
         failed.append(error)
     finally:

@@ -7,23 +7,19 @@ stay sealed: a file outlives what is erased later.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from threading import Thread
 from typing import Any, NamedTuple, get_type_hints
 
-import duckdb
 import msgspec
 import psycopg
 
 from commands._codec import encode_json
 from ops.export import ExportRefused, Tick
 from ops.files import replacing
-from ops.parquet import LIMITS, literal
+from ops.parquet import literal, piped
 from ops.problems import Problem
 from queries._parameters import values_of
 from queries._query import QUERIES, Query
@@ -119,30 +115,20 @@ def _lines(
 def _write(
     path: Path, unfinished: Path, query: Query, about: Exported, lines: Iterator[bytes], tick: Tick
 ) -> int:
-    reading, writing = os.pipe()
-    failed: list[duckdb.Error] = []
-    writer = Thread(target=_copy, args=(reading, unfinished, query, about, failed))
     number = 0
-    try:
-        with contextlib.suppress(BrokenPipeError), open(writing, "wb") as pipe:
-            writer.start()
-            for line in lines:
-                pipe.write(line + b"\n")
-                number += 1
-                if number % ROWS_A_FETCH == 0:
-                    tick(number, 0)
-    finally:
-        writer.join()
-    if failed:
-        raise ExportRefused(f"{path} cannot be written: {failed[0]}") from failed[0]
+    with piped(path, *_statement(unfinished, query, about)) as pipe:
+        for line in lines:
+            pipe.write(line + b"\n")
+            number += 1
+            if number % ROWS_A_FETCH == 0:
+                tick(number, 0)
     return number
 
 
-def _copy(reading: int, file: Path, query: Query, about: Exported, failed: list[duckdb.Error]) -> None:
-    """Runs in a thread of its own, so that whoever reads the database is the one that an interrupt ends."""
+def _statement(file: Path, query: Query, about: Exported) -> tuple[str, dict[str, str]]:
+    """How a file is made of lines, and the columns of these."""
     hints = get_type_hints(query.row, include_extras=True)
     types = {f.name: _type(hints[f.name]) for f in fields(query.row)}
-    read = {name: "JSON" if type == "JSON" else "VARCHAR" for name, type in types.items()}
     shown = [
         f'CAST("{name}" AS {"VARCHAR" if type == "JSON" else type}) AS "{name}"'
         for name, type in types.items()
@@ -154,13 +140,7 @@ def _copy(reading: int, file: Path, query: Query, about: Exported, failed: list[
         file=literal(str(file)),
         about=literal(encode_json(said).decode()),
     )
-    try:
-        with duckdb.connect(config=LIMITS) as connection:
-            connection.execute(statement, [f"/dev/fd/{reading}", read])
-    except duckdb.Error as error:
-        failed.append(error)
-    finally:
-        os.close(reading)
+    return statement, {name: "JSON" if type == "JSON" else "VARCHAR" for name, type in types.items()}
 
 
 def _type(hint: Any) -> str:

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from projections._engine import Record, Rows, fold, keys_of
-from projections._quarantine import CAREFUL_LIMIT_S, DIED, HUNG, Key, Streams
+from projections._engine import Record, Rows, fold
+from projections._quarantine import DIED, HUNG, Key, Streams, mark_incomplete
 from projections._stored import StoredRows, load_for
 from projections._wanted import DISCARDED
-from projections._watchdog import watchdog
 
 MISSING = f"""
 SELECT q.position, q.stream, q.attempts, q.error, q.stack, d.event IS NOT NULL, q.first_at
@@ -98,12 +97,7 @@ class Aside:
         if not missing.discarded:
             self._streams.add(record.stream, missing.error)
         if not missing.error.startswith((HUNG, DIED)):
-            rows.position = record.position
-            with watchdog(CAREFUL_LIMIT_S):
-                found = keys_of(rows, [record])
-            for row, keys in found.items():
-                for each in keys:
-                    rows.of(row, *each).incomplete = True
+            mark_incomplete(rows, record)
         self._found.append(missing)
 
     def store(self, connection: psycopg.Connection[Any], key: Key) -> None:

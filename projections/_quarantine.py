@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psycopg
 import structlog
 
-from projections._engine import HandlerFailed, Record, keys_of
+from projections._engine import HandlerFailed, Record, Rows, keys_of
 from projections._stored import StoredRows
 from projections._watchdog import HandlerHung, watchdog
 
@@ -199,13 +199,18 @@ class Quarantine:
         key = rows.zone, rows.projection.name, rows.generation
         if not reason.startswith((HUNG, DIED)):
             rows.connection = self._connection
-            rows.position = record.position
-            with watchdog(CAREFUL_LIMIT_S):
-                found = keys_of(rows, [record])
-            for row, keys in found.items():
-                for each in keys:
-                    rows.of(row, *each).incomplete = True
+            mark_incomplete(rows, record)
         self._connection.execute(SET_ASIDE, (*key, record.position, record.stream, reason))
+
+
+def mark_incomplete(rows: Rows, record: Record) -> None:
+    """Mark the rows that miss an event. Raises HandlerFailed."""
+    rows.position = record.position
+    with watchdog(CAREFUL_LIMIT_S):
+        found = keys_of(rows, [record])
+    for row, keys in found.items():
+        for each in keys:
+            rows.of(row, *each).incomplete = True
 
 
 def told(failed: HandlerFailed) -> tuple[str, str]:

@@ -7,7 +7,7 @@ position are of one snapshot.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -310,22 +310,26 @@ def entity_tags(header: str | None) -> list[str]:
 
 def register(app: App, api: Callable[[], QueryApi]) -> None:
     for query in QUERIES.values():
-        app.add(
-            "GET",
-            query.path,
-            _handler(query, api),
-            tags=[query.context],
-            summary=query.name.replace("-", " ").capitalize(),
-            description=inspect.getdoc(query.row) or "",
-            operation_id=f"{query.context}_{query.name}".replace("-", "_"),
-            responses=responses_of(query),
-            openapi_extra={
-                "security": [{"key": []}],
-                "parameters": parameters_shown(query),
-                "x-roles": sorted(query.roles),
-                "x-scope": query.scope,
-            },
-        )
+        add_query(app, query, _handler(query, api))
+
+
+def add_query(app: App, query: Query, handler: Callable[..., Awaitable[Response]]) -> None:
+    app.add(
+        "GET",
+        query.path,
+        handler,
+        tags=[query.context],
+        summary=query.name.replace("-", " ").capitalize(),
+        description=inspect.getdoc(query.row) or "",
+        operation_id=f"{query.context}_{query.name}".replace("-", "_"),
+        responses=responses_of(query),
+        openapi_extra={
+            "security": [{"key": []}],
+            "parameters": parameters_shown(query),
+            "x-roles": sorted(query.roles),
+            "x-scope": query.scope,
+        },
+    )
 
 
 def _handler(query: Query, api: Callable[[], QueryApi]) -> Any:

@@ -3,7 +3,6 @@ set to. They are asked, paged and answered like all others; they have neither a 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,7 @@ from commands._codec import encode_json
 from ops.problems import Problem
 from ops.web import App
 from queries._as_of import no_past
-from queries._http import DEFAULT_LIMIT, QueryApi
-from queries._openapi import parameters_shown, responses_of
+from queries._http import DEFAULT_LIMIT, QueryApi, add_query
 from queries._parameters import (
     cursor_behind,
     decode_cursor,
@@ -92,23 +90,7 @@ def _begin(after: str | None) -> int:
 
 def register_told(app: App, api: Callable[[], QueryApi], source: Callable[[], Any]) -> None:
     for each in TOLD.values():
-        query = each.query
-        app.add(
-            "GET",
-            query.path,
-            _handler(each, api, source),
-            tags=[query.context],
-            summary=query.name.replace("-", " ").capitalize(),
-            description=inspect.getdoc(query.row) or "",
-            operation_id=f"{query.context}_{query.name}".replace("-", "_"),
-            responses=responses_of(query),
-            openapi_extra={
-                "security": [{"key": []}],
-                "parameters": parameters_shown(query),
-                "x-roles": sorted(query.roles),
-                "x-scope": query.scope,
-            },
-        )
+        add_query(app, each.query, _handler(each, api, source))
 
 
 def _handler(each: Told, api: Callable[[], QueryApi], source: Callable[[], Any]) -> Any:

@@ -47,6 +47,7 @@ def positive(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
+@pytest.mark.long
 def test_transfers_appends_and_memory_are_measured_against_their_peers(home: Path) -> None:
     figures = measured(home, "transfer", "append", "rebuild", "memory", options=("--seed", "7"))
     assert set(figures["ratios"]) == {

@@ -44,6 +44,7 @@ def run(home: Path, **env: str) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.long
 def test_peers_of_python_are_measured_where_those_of_node_cannot_be_had(home: Path, tmp_path: Path) -> None:
     nowhere = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "npm_config_cache": str(tmp_path / "npm")}
     figures = run(home, npm_config_offline="true", **nowhere)

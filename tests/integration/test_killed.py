@@ -20,7 +20,7 @@ from projections._rebuild import rebuild
 from tests.digests import digest
 from tests.running import Running, kill_at_random, running, until
 
-POINTS = 20
+POINTS = 10
 CLIENTS = 12
 WALLETS = 8
 ACKS_BETWEEN = 40

@@ -17,7 +17,7 @@ from ops.pool import connect
 from tests.integration.test_killed import RETRY, follow_to_the_end
 from tests.running import Running, kill_at_random, running
 
-POINTS = 9
+POINTS = 6
 SESSIONS = 4
 ATTESTING = ("vito", "vlad")
 SIZE = {"cpu_millicores": 4_000, "memory_mb": 8_000}

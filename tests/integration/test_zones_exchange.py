@@ -31,7 +31,7 @@ from tests.running import Running, kill_at_random, running, until
 PEERS = {"main": "village", "village": "main"}
 RECEIVED = ("TransferReceived", "TransferFailed", "TransferRefused")
 ENDS = {*RECEIVED, "home"}
-POINTS = 10
+POINTS = 6
 PEOPLE = 4
 FUNDS = 1_000_000
 WITHIN_S = 180
