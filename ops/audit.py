@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+LATE_S = 30
+"""What is behind for so long needs attention."""
 STUCK_ATTEMPTS = 3
 """So many refused attempts mean that a timer is stuck."""
+MOST_COUNTED = 10_000
+"""No count goes further: the matter is bad enough."""
+
+NOW = "CASE WHEN h.clock = 'manual' THEN h.recorded_at ELSE clock_timestamp() END"
+"""The time in the zone whose head is `h`."""
 
 SIGNED = """
 SELECT h.zone, l.log, coalesce(s.size, 0) AS size, s.signed_at,

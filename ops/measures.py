@@ -11,13 +11,11 @@ from typing import Any
 from prometheus_client import Gauge
 from psycopg import AsyncConnection
 
-from ops.audit import ARCHIVED, SIGNED, STUCK_ATTEMPTS
+from ops.audit import ARCHIVED, LATE_S, MOST_COUNTED, NOW, SIGNED, STUCK_ATTEMPTS
 from projections._wanted import OPERATED
 
 MOST_ZONES = 100
 """So many zones are told of, the first ones by name: a name more is as many series more as there are projections."""
-MOST_COUNTED = 10_000
-LATE_S = 30
 
 DATABASE_UP = Gauge("fogbook_database_up", "1 if the database answered when the metrics were read")
 DATABASE_BYTES = Gauge("fogbook_database_bytes", "Size of the database", unit="bytes")
@@ -53,11 +51,10 @@ _OF_ZONES = (HEAD, OVERDUE, STUCK, LATE_TRANSFERS)
 _OF_LOGS = (SIGNED_SIZE, SIGNED_AGE_S, UNSIGNED, SIGNING_REFUSED, ARCHIVE_LAG)
 
 _SHOWN = f"(SELECT * FROM heads ORDER BY zone LIMIT {MOST_ZONES})"  # noqa: S608
-_NOW = "CASE WHEN h.clock = 'manual' THEN h.recorded_at ELSE clock_timestamp() END"
 
 PROJECTIONS = f"""
 SELECT c.zone, c.projection, h.position - c.position,
-       coalesce(greatest(extract(epoch FROM {_NOW} - e.recorded_at), 0), 0)::float8,
+       coalesce(greatest(extract(epoch FROM {NOW} - e.recorded_at), 0), 0)::float8,
        (held.zone IS NOT NULL)::integer,
        (SELECT count(*) FROM quarantine q
         WHERE (q.zone, q.projection, q.generation) = (c.zone, c.projection, c.generation) AND q.quarantined
@@ -77,14 +74,14 @@ WHERE t.zone = h.zone AND NOT coalesce(f.accepted, false)
 
 MATTERS = f"""
 SELECT h.zone, h.position,
-       (SELECT count(*) FROM (SELECT 1 {_OPEN_TIMERS} AND t.due_at < {_NOW} - interval '{LATE_S} s'
+       (SELECT count(*) FROM (SELECT 1 {_OPEN_TIMERS} AND t.due_at < {NOW} - interval '{LATE_S} s'
                               LIMIT {MOST_COUNTED}) due),
        (SELECT count(*) FROM (SELECT 1 {_OPEN_TIMERS} AND f.attempts >= {STUCK_ATTEMPTS}
                               LIMIT {MOST_COUNTED}) stuck),
        (SELECT count(*) FROM (
             SELECT 1 FROM read.settlement_transfers x JOIN checkpoints c
                 ON (c.zone, c.generation) = (x.zone, x.generation) AND c.projection = 'transfers' AND c.live
-            WHERE x.zone = h.zone AND x.status = 'in-flight' AND x.timeout < {_NOW} LIMIT {MOST_COUNTED}) late)
+            WHERE x.zone = h.zone AND x.status = 'in-flight' AND x.timeout < {NOW} LIMIT {MOST_COUNTED}) late)
 FROM {_SHOWN} h
 """  # noqa: S608
 

@@ -10,22 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from domain._kernel import Id
-from ops.audit import SIGNED
+from ops.audit import LATE_S, MOST_COUNTED, NOW, SIGNED, STUCK_ATTEMPTS
 from projections._wanted import DISCARDED, OPERATED
 from queries._query import SEES_ALL, Context
 
-LATE_S = 30
-"""What is behind for so long needs attention."""
 UNSIGNED_S = 120
 """A checkpoint that is older needs attention, if there is something behind it."""
-STUCK_ATTEMPTS = 3
-"""So many refused attempts mean that a timer is stuck."""
-MOST_COUNTED = 10_000
-"""No count goes further: the matter is bad enough."""
 
 operations = Context(__name__)
 
-_NOW = "CASE WHEN h.clock = 'manual' THEN h.recorded_at ELSE clock_timestamp() END"
 _LIVE_TIMERS = """
 FROM read.timers t JOIN checkpoints c ON (c.zone, c.generation) = (t.zone, t.generation) AND c.projection = 'timers'
      AND c.live
@@ -66,12 +59,12 @@ operations.get(
            h.position AS version, false AS incomplete
     FROM heads h CROSS JOIN LATERAL (
         SELECT 'lag' AS matter, coalesce(max(h.position - c.position), 0) AS count,
-               coalesce(max(extract(epoch FROM {_NOW} - e.recorded_at)), 0) AS seconds
+               coalesce(max(extract(epoch FROM {NOW} - e.recorded_at)), 0) AS seconds
         FROM checkpoints c LEFT JOIN events e ON e.zone = c.zone AND e.position = c.position + 1
         LEFT JOIN ({OPERATED}) held ON (held.zone, held.projection) = (c.zone, c.projection)
         WHERE c.zone = h.zone AND c.live AND held.zone IS NULL
         UNION ALL
-        SELECT 'paused', count(*), coalesce(max(extract(epoch FROM {_NOW} - held.at)), 0)
+        SELECT 'paused', count(*), coalesce(max(extract(epoch FROM {NOW} - held.at)), 0)
         FROM ({OPERATED}) held WHERE held.zone = h.zone
         UNION ALL
         SELECT 'quarantine', count(*), coalesce(max(extract(epoch FROM clock_timestamp() - q.first_at)), 0)
@@ -85,16 +78,16 @@ operations.get(
             ORDER BY size DESC, signed_at DESC LIMIT 1) s ON true
         UNION ALL
         SELECT 'overdue', count(*), coalesce(max(extract(epoch FROM late)), 0)
-        FROM (SELECT {_NOW} - t.due_at AS late {_LIVE_TIMERS} AND t.due_at < {_NOW} - interval '{LATE_S} s'
+        FROM (SELECT {NOW} - t.due_at AS late {_LIVE_TIMERS} AND t.due_at < {NOW} - interval '{LATE_S} s'
               LIMIT {MOST_COUNTED}) due
         UNION ALL
         SELECT 'stuck', count(*), 0
         FROM (SELECT 1 {_LIVE_TIMERS} AND f.attempts >= {STUCK_ATTEMPTS} LIMIT {MOST_COUNTED}) stuck
         UNION ALL
-        SELECT 'transfers', count(*), coalesce(max(extract(epoch FROM {_NOW} - begun_at)), 0)
+        SELECT 'transfers', count(*), coalesce(max(extract(epoch FROM {NOW} - begun_at)), 0)
         FROM (SELECT x.begun_at FROM read.settlement_transfers x JOIN checkpoints c
                   ON (c.zone, c.generation) = (x.zone, x.generation) AND c.projection = 'transfers' AND c.live
-              WHERE x.zone = h.zone AND x.status = 'in-flight' AND x.timeout < {_NOW}
+              WHERE x.zone = h.zone AND x.status = 'in-flight' AND x.timeout < {NOW}
               LIMIT {MOST_COUNTED}) late
         UNION ALL
         SELECT 'unbalanced', count(*), 0
@@ -140,7 +133,7 @@ operations.get(
     f"""
     SELECT c.projection, c.generation::bigint AS generation, c.live, c.code, at.position,
            h.position - at.position AS lag,
-           coalesce(greatest(round(1000 * extract(epoch FROM {_NOW} - e.recorded_at)), 0), 0)::bigint AS lag_ms,
+           coalesce(greatest(round(1000 * extract(epoch FROM {NOW} - e.recorded_at)), 0), 0)::bigint AS lag_ms,
            held.zone IS NOT NULL AS paused, coalesce(held.reason, '') AS reason,
            q.events AS quarantined, q.discarded, c.updated_at, h.position AS version,
            q.events + q.discarded > 0 AS incomplete
@@ -360,11 +353,11 @@ operations.get(
     "timers",
     Timer,
     f"""
-    SELECT t.due_at, t.timer, t.context, t.command, t.to_zone, t.due_at <= {_NOW} AS due,
+    SELECT t.due_at, t.timer, t.context, t.command, t.to_zone, t.due_at <= {NOW} AS due,
            coalesce(f.attempts, 0)::bigint AS attempts, coalesce(f.problem, '') AS problem, f.next_at,
            t.position AS version, t.incomplete
     {_LIVE_TIMERS} AND (%(command)s = '' OR t.command = %(command)s)
-      AND (%(state)s = '' OR (%(state)s = 'due' AND t.due_at <= {_NOW})
+      AND (%(state)s = '' OR (%(state)s = 'due' AND t.due_at <= {NOW})
            OR (%(state)s = 'stuck' AND f.attempts >= {STUCK_ATTEMPTS}))
     """,
     key=("due_at", "timer"),

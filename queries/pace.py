@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from domain._kernel import Count, Id
@@ -60,20 +60,7 @@ class Pace:
 def _pace(moved: Moved, parameters: object) -> Pace:
     found = command_times.quantiles(0.5, 0.99)
     p50, p99 = (None, None) if found is None else (round(each * MICROSECONDS) for each in found)
-    return Pace(
-        moved.commands_minute,
-        moved.events_minute,
-        moved.refused_minute,
-        moved.commands_hour,
-        moved.events_hour,
-        moved.lag,
-        moved.lag_ms,
-        p50,
-        p99,
-        moved.clock,
-        moved.version,
-        moved.incomplete,
-    )
+    return Pace(**asdict(moved), p50_us=p50, p99_us=p99)
 
 
 def _position_of(number: str) -> str:

@@ -20,7 +20,7 @@ from queries._console._panels import PAGES, Page, Panel
 from queries._console._readers import UNAUTHENTICATED, Reader, Readers, SignedOut
 from queries._console._render import render
 from queries._console._screens import Screen
-from queries._console._session import Sessions, comes_from_here
+from queries._console._session import Sessions, check_origin
 from queries._console._sign_in import SignIn
 from queries._console._tail import Tail
 from queries._http import QueryApi
@@ -192,9 +192,9 @@ class Console:
             return await self.readers.ask(reader, path, query, now=True)
 
         tail = Tail(asked, reader.view, seen, {name: value for name, value in filters.items() if value})
-        caller = reader.caller
-        eyes = f"{caller.role} {sorted(caller.limits)} {caller.may_enter(reader.view.zone)}"
-        watch = Watch(reader.view.zone, HEAD, "events", (*sorted(filters.items()), ("seen", str(seen))), eyes)
+        watch = Watch(
+            reader.view.zone, HEAD, "events", (*sorted(filters.items()), ("seen", str(seen))), reader.rights
+        )
         return await self._followed(request, {watch: (tail.renewed, seen)})
 
     async def _followed(self, request: Request, watches: dict[Watch, tuple[Render, int]]) -> Response:
@@ -228,20 +228,14 @@ class Console:
 
     async def act(self, request: Request) -> Response:
         """Send what a form says as its reader's command, and say what became of it."""
-        if not comes_from_here(request):
-            raise Problem(403, "sent-from-elsewhere", "Forms are taken from the console's own pages only.")
+        check_origin(request)
         reader = await self.readers.of(request)
         act = ACTS.get(request.path_params["name"])
         if act is None:
             raise Problem(404, "not-found", "There is no such form.")
         form = await form_of(request)
         token = form.get(TOKEN, "")
-        headers = {
-            "authorization": reader.session.authorization,
-            "fogbook-zone": reader.view.zone,
-            "host": reader.origin.host,
-        }
-        outcome = await self._commands.send(act, act.body(form), token, headers, reader.origin.client)
+        outcome = await self._commands.send(act, act.body(form), token, reader.headers, reader.origin.client)
         shown = {"token": new_token() if outcome.settled else token, "outcome": outcome}
         if "hx-request" in request.headers:
             return html(request, render("outcome.html", reader.view, **shown))

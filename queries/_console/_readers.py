@@ -52,9 +52,22 @@ class Reader:
 
     def eyes(self, query: Query) -> str:
         """Who has the same is shown the same."""
+        who = self.caller.principal if depends_on_reader(query) else ""
+        return f"{who} {self.rights}"
+
+    @property
+    def rights(self) -> str:
         caller = self.caller
-        who = caller.principal if depends_on_reader(query) else ""
-        return f"{who} {caller.role} {sorted(caller.limits)} {caller.may_enter(self.view.zone)}"
+        return f"{caller.role} {sorted(caller.limits)} {caller.may_enter(self.view.zone)}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is asked and sent for him carries these."""
+        return {
+            "authorization": self.session.authorization,
+            "fogbook-zone": self.view.zone,
+            "host": self.origin.host,
+        }
 
 
 class Readers:
@@ -110,12 +123,7 @@ class Readers:
         """A query as of the reader's moment, with his key."""
         view = reader.view
         moment = {"as_of": view.as_of} if view.as_of and not now else {}
-        headers = {
-            "authorization": reader.session.authorization,
-            "fogbook-zone": view.zone,
-            "host": reader.origin.host,
-        }
-        return await ask(self._app, path, {**query, **moment}, headers, reader.origin.client)
+        return await ask(self._app, path, {**query, **moment}, reader.headers, reader.origin.client)
 
 
 def _first_zone(caller: Caller) -> str:

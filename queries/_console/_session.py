@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fastapi import Request
 from starlette.responses import Response
 
+from ops.problems import Problem
+
 COOKIE = "fogbook_session"
 LIFE_S = 8 * 3600
 KEPT_S = 3 * 24 * 3600
@@ -65,6 +67,12 @@ class Sessions:
         except (ValueError, InvalidTag, msgspec.MsgspecError):
             return None
         return session if session.until > time.time() else None
+
+
+def check_origin(request: Request) -> None:
+    """Raises Problem 403 where another site's page has sent a form."""
+    if not comes_from_here(request):
+        raise Problem(403, "sent-from-elsewhere", "Forms are taken from the console's own pages only.")
 
 
 def comes_from_here(request: Request) -> bool:

@@ -11,7 +11,7 @@ from queries._console._answers import HEADERS, form_of, html, inside
 from queries._console._ask import ask
 from queries._console._readers import Origin
 from queries._console._render import View, render
-from queries._console._session import MOST_KEY, Sessions, comes_from_here
+from queries._console._session import MOST_KEY, Sessions, check_origin
 
 
 class SignIn:
@@ -32,8 +32,7 @@ class SignIn:
                     then=inside(request.query_params.get("then")),
                 ),
             )
-        if not comes_from_here(request):
-            raise Problem(403, "sent-from-elsewhere", "Forms are taken from the console's own pages only.")
+        check_origin(request)
         form = await form_of(request)
         key, then = form.get("key", "").strip(), inside(form.get("then"))
         try:
@@ -58,8 +57,7 @@ class SignIn:
             raise Problem(answered.status, "not-signed-in", answered.detail)
 
     async def sign_out(self, request: Request) -> Response:
-        if not comes_from_here(request):
-            raise Problem(403, "sent-from-elsewhere", "Forms are taken from the console's own pages only.")
+        check_origin(request)
         response = RedirectResponse("/console/sign-in", 303, HEADERS)
         self._sessions.end(response)
         return response
