@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -74,12 +75,33 @@ class WrongStream(Exception):
     """A defect: a decision reads a history as another kind than its name says."""
 
 
+class Known(Protocol):
+    """Where states are looked up: those in memory, or as they will be."""
+
+    def get(self, name: str, /) -> Entry | None: ...
+
+
+class Foreseen:
+    """States in memory as they will be once a batch is stored."""
+
+    __slots__ = ("changed", "known")
+
+    def __init__(self, changed: Mapping[str, Entry], known: Known) -> None:
+        self.changed = changed
+        self.known = known
+
+    def get(self, name: str, /) -> Entry | None:
+        entry = self.changed.get(name) or self.known.get(name)
+        # What began with a command's events is loaded anew for each batch.
+        return None if entry is None or entry.stream.of_command else entry
+
+
 class States:
     """What decisions read: the states in memory, beneath those the batch and the command changed so far."""
 
     __slots__ = ("changed", "known", "mine", "missing")
 
-    def __init__(self, known: Mapping[str, Entry]) -> None:
+    def __init__(self, known: Known) -> None:
         self.known = known
         self.changed: dict[str, Entry] = {}
         self.mine: dict[str, Entry] = {}
@@ -117,7 +139,7 @@ class Decided:
     """A batch decided as of a head: its outcomes, its rows and the states after it."""
 
     def __init__(
-        self, zone: str, known: Mapping[str, Entry], head: Head, at: datetime, commands: Sequence[Command]
+        self, zone: str, known: Known, head: Head, at: datetime, commands: Sequence[Command]
     ) -> None:
         self.head = head
         self.at = at
@@ -146,6 +168,14 @@ class Decided:
     @property
     def position(self) -> int:
         return self.head.position + len(self.batch.streams)
+
+    @cached_property
+    def after(self) -> Head:
+        """Where the log stands once this batch is stored: `head` itself where there is nothing to store."""
+        events, fates = len(self.batch.streams), len(self.batch.keys)
+        if not fates:
+            return self.head
+        return Head(self.head.position + events, self.head.number + fates, self.at, self.head.clock)
 
     def _decide(self, command: Command) -> Outcome:
         """One command's outcome. Its rows and states are added only if all of it went well."""

@@ -145,7 +145,7 @@ ORDER BY e.position
 
 TAIL = """
 SELECT position, stream, version, type, data, meta, recorded_at
-FROM events WHERE zone = %s AND position > %s AND position <= %s ORDER BY position LIMIT %s
+FROM events WHERE zone = %s AND position > %s AND position <= %s ORDER BY position
 """
 
 FATES = """
@@ -249,7 +249,7 @@ class PostgresLog:
 
     async def tail(self, zone: str, after: int, upto: int) -> AsyncIterator[Recorded]:
         while after < upto:
-            rows = await self._rows(TAIL, (zone, after, upto, PAGE))
+            rows = await self._rows(TAIL, (zone, after, min(upto, after + PAGE)))
             if not rows:
                 return
             for row in rows:

@@ -3,6 +3,9 @@
 It keeps folded streams in memory, exact as of the log position `head`. Every batch is appended only if the log
 still stands there; if another process was faster, the batch is decided again under the head's lock. So all
 decisions, refusals included, form one strictly serializable history, and a caller's outcome is never a guess.
+
+While a batch is on its way to the disk, the next one is decided on the states that there will be. It is appended, and
+answered, only if these have come about: otherwise it is decided again.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TypeVar
 import structlog
 
 from commands._codec import UnknownEventType
-from commands._deciding import Command, Decided, Outcome, failed, remembered, unavailable
+from commands._deciding import Command, Decided, Foreseen, Outcome, failed, remembered, unavailable
 from commands._log import ClockAhead, Entry, Head, KeyUsed, Log, LogUnavailable, evolve_entries
 from domain._kernel import Stream
 
@@ -73,6 +76,16 @@ class Sequencer:
         self._command_streams: list[str] = []
         self._queue: deque[Command] = deque()
         self._batch: list[Command] = []
+        self._appending: Decided | None = None
+        self._next: list[Command] = []
+        """Taken already, and decided as of where the log will stand."""
+        self._foreseen: Decided | None = None
+        self._back_soon = 0
+        """Whom the last batch has answered: they are likely to send again."""
+        self._enough = 0
+        """So many in the queue are a batch: those who were about to come are there, and wait for no third one."""
+        self._alone = True
+        """Whether nobody else appended lately. What is foreseen would seldom come about otherwise."""
         self._stopping = False
         self._waiting = asyncio.Event()
         self._head: Head | None = None
@@ -80,6 +93,8 @@ class Sequencer:
         self.batches = 0
         self.conflicts = 0
         """Batches that were decided again under the lock, since another process had appended."""
+        self.foreseen = 0
+        """Batches that were decided while the one before was on its way, and came about so."""
 
     # Life
 
@@ -141,10 +156,13 @@ class Sequencer:
             raise Overloaded
         if not self.works:
             raise LogUnavailable("the sequencer has ended")
+        loop = asyncio.get_running_loop()
         command.deadline = now + DEADLINE_S
-        command.outcome = asyncio.get_running_loop().create_future()
+        command.outcome = loop.create_future()
         self._queue.append(command)
         self._waiting.set()
+        if self._appending is not None and len(self._queue) == self._enough:
+            loop.call_soon(self._look_ahead)  # What can be read from the sockets now joins it.
         return command.outcome
 
     def _is_late(self, now: float) -> bool:
@@ -167,15 +185,17 @@ class Sequencer:
 
     def _answer_all(self) -> None:
         """Whatever ended the loop, nobody is left without an answer."""
-        for command in (*self._batch, *self._queue):
+        for command in (*self._batch, *self._next, *self._queue):
             self._answer(command, unavailable("the server is stopping"))
         self._queue.clear()
 
     async def _loop(self) -> None:
         while True:
-            await self._waiting.wait()
-            await asyncio.sleep(0)  # What can be read from the sockets now joins this batch.
-            self._batch = self._take()
+            self._batch, self._next = self._next, []
+            if not self._batch:
+                await self._waiting.wait()
+                await asyncio.sleep(0)  # What can be read from the sockets now joins this batch.
+                self._batch = self._take()
             if not self._batch:
                 self._waiting.clear()
                 continue
@@ -233,9 +253,9 @@ class Sequencer:
                 return
             try:
                 decided = await self._decide_all(batch, self.head)
-                if decided is not None and await self._append(decided):
-                    break
-                decided = await self._sequence_under_lock(batch)
+                self._alone = decided is not None and await self._append(decided)
+                if decided is None or not self._alone:
+                    decided = await self._sequence_under_lock(batch)
                 break
             except KeyUsed:
                 batch = await self._answer_known(batch)
@@ -259,7 +279,23 @@ class Sequencer:
         raise AssertionError("the last round decides")
 
     async def _append(self, decided: Decided) -> bool:
-        return await self._log.append(self.zone, decided.head, decided.at, decided.batch)
+        if self._alone:
+            self._appending = decided
+            self._enough = len(self._queue) + self._back_soon
+        try:
+            return await self._log.append(self.zone, decided.head, decided.at, decided.batch)
+        finally:
+            self._appending = None
+
+    def _look_ahead(self) -> None:
+        """Decide the next batch on what there will be once that is stored which is being appended."""
+        before = self._appending
+        if before is None or self._next:
+            return
+        self._next = self._take()
+        head, known = before.after, Foreseen(before.states.changed, self._states)
+        if self._next:
+            self._foreseen = Decided(self.zone, known, head, self._time(self._next, head), self._next)
 
     async def _recall(self, decided: Decided) -> None:
         """A refusal that is not recorded met no key on its way; but its key may have an answer from before."""
@@ -274,15 +310,12 @@ class Sequencer:
 
     def _commit(self, decided: Decided) -> None:
         """The batch is durable: adopt its states, answer its commands, wake the followers."""
-        appended = len(decided.batch.streams)
-        fates = len(decided.batch.keys)
-        if fates or appended:
-            head = decided.head
-            self._head = Head(head.position + appended, head.number + fates, decided.at, head.clock)
+        self._head = decided.after
         self._remember(decided.states.changed)
+        self._back_soon = len(decided.commands)
         for command, outcome in zip(decided.commands, decided.outcomes, strict=True):
             self._answer(command, outcome)
-        if appended:
+        if decided.batch.streams:
             self._moved(self.zone, self.head.position)
 
     async def _answer_known(self, batch: list[Command]) -> list[Command]:
@@ -311,16 +344,21 @@ class Sequencer:
         A decision that asks for a stream that is not in memory makes the whole batch run again once it is
         loaded: decisions are pure, and the order of the batch is the order of the log.
         """
-        at = self._time(batch, head)
         self._drop_command_streams()
+        decided, self._foreseen = self._foreseen, None
+        # Each head is an object of its own: where the log moved otherwise than was foreseen, this is another one.
+        if decided is not None and decided.commands is batch and decided.head is head:
+            self.foreseen += 1
+        else:
+            decided = Decided(self.zone, self._states, head, self._time(batch, head), batch)
         for _ in range(MOST_LOAD_ROUNDS):
-            decided = Decided(self.zone, self._states, head, at, batch)
             if not decided.missing:
                 return decided
             loaded = await self._log.load(self.zone, decided.missing, head.position)
             if loaded is None:
                 return None
             self._remember(loaded)
+            decided = Decided(self.zone, self._states, head, decided.at, batch)
         raise RuntimeError("a decision reads too many streams one after another")
 
     def _time(self, batch: Sequence[Command], head: Head) -> datetime:
@@ -367,9 +405,10 @@ class Sequencer:
 
         Meanwhile whoever has waited for long enough is told so, however long a connection takes.
         """
-        waiting = [c for c in self._batch if c.outcome is not None and not c.outcome.done()]
+        taken = (*self._batch, *self._next)
+        waiting = [c for c in taken if c.outcome is not None and not c.outcome.done()]
         self._queue.extendleft(reversed(waiting))
-        self._batch = []
+        self._batch, self._next = [], []
         finding = asyncio.create_task(self._find_log(), name=f"finding the log {self.zone}")
         try:
             while not finding.done():

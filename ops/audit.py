@@ -1,6 +1,8 @@
-"""How far checkpoints and the archive have come behind the logs."""
+"""How far read models, checkpoints and the archive have come behind the logs, and which timers are open."""
 
 from __future__ import annotations
+
+from projections._wanted import OPERATED
 
 LATE_S = 30
 """What is behind for so long needs attention."""
@@ -11,6 +13,28 @@ MOST_COUNTED = 10_000
 
 NOW = "CASE WHEN h.clock = 'manual' THEN h.recorded_at ELSE clock_timestamp() END"
 """The time in the zone whose head is `h`."""
+
+LAGS = f"""
+SELECT c.zone, c.projection, c.generation, c.code, c.position, h.clock, held.zone IS NOT NULL AS paused,
+       h.position - c.position AS lag_events,
+       coalesce(greatest(extract(epoch FROM {NOW} - e.recorded_at), 0), 0)::float8 AS lag_seconds
+FROM checkpoints c JOIN heads h USING (zone)
+LEFT JOIN ({OPERATED}) held ON (held.zone, held.projection) = (c.zone, c.projection)
+LEFT JOIN events e ON e.zone = c.zone AND e.position = c.position + 1
+WHERE c.live
+ORDER BY 1, 2
+"""  # noqa: S608 - made of our own text only
+"""Each read model of each zone: the events that it lacks, how long ago the first of them was recorded, and whether an
+operator holds it."""
+
+OPEN_TIMERS = """
+FROM read.timers t JOIN checkpoints c ON (c.zone, c.generation) = (t.zone, t.generation) AND c.projection = 'timers'
+     AND c.live
+JOIN heads h ON h.zone = t.zone
+LEFT JOIN timer_fates f ON f.zone = t.zone AND f.timer = t.timer
+WHERE NOT coalesce(f.accepted, false)
+"""
+"""Timers `t` that were not accepted yet, with their zone's head `h` and what became of them so far, `f`."""
 
 SIGNED = """
 SELECT h.zone, l.log, coalesce(s.size, 0) AS size, s.signed_at,

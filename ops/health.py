@@ -15,26 +15,17 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from starlette.responses import Response
 
 from commands._codec import encode_json
+from ops.audit import LAGS
 from ops.measures import DATABASE_UP, measure
 from ops.pool import Pool, measure_pools, open_pool
 from ops.problems import Problem, documented
 from ops.settings import Settings
 from ops.web import App
-from projections._wanted import OPERATED
 
 MOST_LAG_S = 30.0
 
-LAGS = f"""
-SELECT c.zone, c.projection, h.position - c.position AS events,
-       CASE WHEN h.position = c.position THEN 0
-            ELSE extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 END AS seconds,
-       h.clock = 'real' AS real, held.zone IS NOT NULL AS paused
-FROM checkpoints c
-JOIN heads h USING (zone)
-LEFT JOIN ({OPERATED}) held ON (held.zone, held.projection) = (c.zone, c.projection)
-LEFT JOIN events e ON e.zone = c.zone AND e.position = c.position + 1
-WHERE c.live
-ORDER BY 1, 2
+LAGGING = f"""
+SELECT zone, projection, lag_events, lag_seconds, clock = 'real' AS real, paused FROM ({LAGS}) lags
 """  # noqa: S608 - made of our own text only
 
 
@@ -56,20 +47,20 @@ class Health:
         assert self._pool is not None
         try:
             async with self._pool.connection() as connection:
-                rows = await (await connection.execute(LAGS)).fetchall()
+                rows = await (await connection.execute(LAGGING)).fetchall()
         except psycopg.Error:
             raise Problem(
                 503, "not-ready", "The database does not answer.", headers={"Retry-After": "1"}
             ) from None
         lags = [
-            {"zone": zone, "projection": projection, "events": events, "seconds": round(seconds or 0, 3)}
+            {"zone": zone, "projection": projection, "events": events, "seconds": round(seconds, 3)}
             | ({"paused": True} if paused else {})
             for zone, projection, events, seconds, _, paused in rows
         ]
         late = [
             lag
             for lag, (*_, seconds, real, paused) in zip(lags, rows, strict=True)
-            if real and not paused and float(seconds or 0) > MOST_LAG_S
+            if real and not paused and seconds > MOST_LAG_S
         ]
         if late:
             raise Problem(503, "not-ready", "A projection lags behind.", late=late)

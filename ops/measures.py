@@ -11,8 +11,7 @@ from typing import Any
 from prometheus_client import Gauge
 from psycopg import AsyncConnection
 
-from ops.audit import ARCHIVED, LATE_S, MOST_COUNTED, NOW, SIGNED, STUCK_ATTEMPTS
-from projections._wanted import OPERATED
+from ops.audit import ARCHIVED, LAGS, LATE_S, MOST_COUNTED, NOW, OPEN_TIMERS, SIGNED, STUCK_ATTEMPTS
 
 MOST_ZONES = 100
 """So many zones are told of, the first ones by name: a name more is as many series more as there are projections."""
@@ -53,36 +52,24 @@ _OF_LOGS = (SIGNED_SIZE, SIGNED_AGE_S, UNSIGNED, SIGNING_REFUSED, ARCHIVE_LAG)
 _SHOWN = f"(SELECT * FROM heads ORDER BY zone LIMIT {MOST_ZONES})"  # noqa: S608
 
 PROJECTIONS = f"""
-SELECT c.zone, c.projection, h.position - c.position,
-       coalesce(greatest(extract(epoch FROM {NOW} - e.recorded_at), 0), 0)::float8,
-       (held.zone IS NOT NULL)::integer,
+SELECT l.zone, l.projection, l.lag_events, l.lag_seconds, l.paused::integer,
        (SELECT count(*) FROM quarantine q
-        WHERE (q.zone, q.projection, q.generation) = (c.zone, c.projection, c.generation) AND q.quarantined
+        WHERE (q.zone, q.projection, q.generation) = (l.zone, l.projection, l.generation) AND q.quarantined
           AND NOT q.discarded)
-FROM checkpoints c JOIN {_SHOWN} h USING (zone)
-LEFT JOIN ({OPERATED}) held ON (held.zone, held.projection) = (c.zone, c.projection)
-LEFT JOIN events e ON e.zone = c.zone AND e.position = c.position + 1
-WHERE c.live
+FROM ({LAGS}) l JOIN {_SHOWN} shown USING (zone)
 """  # noqa: S608 - made of our own text only
 
-_OPEN_TIMERS = """
-FROM read.timers t JOIN checkpoints c ON (c.zone, c.generation) = (t.zone, t.generation) AND c.projection = 'timers'
-     AND c.live
-LEFT JOIN timer_fates f ON f.zone = t.zone AND f.timer = t.timer
-WHERE t.zone = h.zone AND NOT coalesce(f.accepted, false)
-"""
-
 MATTERS = f"""
-SELECT h.zone, h.position,
-       (SELECT count(*) FROM (SELECT 1 {_OPEN_TIMERS} AND t.due_at < {NOW} - interval '{LATE_S} s'
-                              LIMIT {MOST_COUNTED}) due),
-       (SELECT count(*) FROM (SELECT 1 {_OPEN_TIMERS} AND f.attempts >= {STUCK_ATTEMPTS}
-                              LIMIT {MOST_COUNTED}) stuck),
+SELECT shown.zone, shown.position,
+       (SELECT count(*) FROM (SELECT 1 {OPEN_TIMERS} AND t.zone = shown.zone
+                              AND t.due_at < {NOW} - interval '{LATE_S} s' LIMIT {MOST_COUNTED}) due),
+       (SELECT count(*) FROM (SELECT 1 {OPEN_TIMERS} AND t.zone = shown.zone
+                              AND f.attempts >= {STUCK_ATTEMPTS} LIMIT {MOST_COUNTED}) stuck),
        (SELECT count(*) FROM (
-            SELECT 1 FROM read.settlement_transfers x JOIN checkpoints c
+            SELECT 1 FROM read.settlement_transfers x JOIN heads h USING (zone) JOIN checkpoints c
                 ON (c.zone, c.generation) = (x.zone, x.generation) AND c.projection = 'transfers' AND c.live
-            WHERE x.zone = h.zone AND x.status = 'in-flight' AND x.timeout < {NOW} LIMIT {MOST_COUNTED}) late)
-FROM {_SHOWN} h
+            WHERE x.zone = shown.zone AND x.status = 'in-flight' AND x.timeout < {NOW} LIMIT {MOST_COUNTED}) late)
+FROM {_SHOWN} shown
 """  # noqa: S608
 
 # Without the right to be told the size, all the rest is told.

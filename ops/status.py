@@ -10,27 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from commands._codec import encode_json
-from ops.audit import ARCHIVED, SIGNED, STUCK_ATTEMPTS
+from ops.audit import ARCHIVED, LAGS, SIGNED, STUCK_ATTEMPTS
 from ops.zones import list_zones
-from projections._wanted import OPERATED
 
 MOST_LISTED = 100
 WIDE = 1_000
 """Columns where nobody looks: programs that read a table get whole values."""
-
-LAGS = f"""
-SELECT c.zone, c.projection, c.generation, c.code, c.position, held.zone IS NOT NULL AS paused,
-       h.position - c.position AS lag_events,
-       CASE WHEN e.recorded_at IS NULL THEN 0.0
-            WHEN h.clock = 'manual' THEN extract(epoch FROM h.recorded_at - e.recorded_at)::float8
-            ELSE extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 END AS lag_seconds
-FROM checkpoints c
-JOIN heads h USING (zone)
-LEFT JOIN ({OPERATED}) held ON (held.zone, held.projection) = (c.zone, c.projection)
-LEFT JOIN events e ON e.zone = c.zone AND e.position = c.position + 1
-WHERE c.live
-ORDER BY 1, 2
-"""  # noqa: S608 - made of our own text only
 
 QUARANTINED = """
 SELECT q.zone, q.projection, q.position, q.stream, q.attempts, q.discarded, q.error, q.first_at

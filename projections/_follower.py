@@ -131,7 +131,8 @@ def read_tail(
     """The next events, up to the end of a command: nobody ever sees half of one. So `upto` is the end of one, too."""
     while True:
         with connection.cursor(binary=True) as cursor:
-            cursor.execute(TAIL, (zone, after, upto, limit))
+            # Positions have no gaps. Without this bound PostgreSQL may sort all that is behind it, each time.
+            cursor.execute(TAIL, (zone, after, min(upto, after + limit), limit))
             records = list(starmap(Record, cursor.fetchall()))
         full = len(records) == limit
         while full and records and not records[-1].ends_command:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from domain._kernel import Id
-from ops.audit import LATE_S, MOST_COUNTED, NOW, SIGNED, STUCK_ATTEMPTS
+from ops.audit import LATE_S, MOST_COUNTED, NOW, OPEN_TIMERS, SIGNED, STUCK_ATTEMPTS
 from projections._wanted import DISCARDED, OPERATED
 from queries._query import SEES_ALL, Context
 
@@ -18,14 +18,6 @@ UNSIGNED_S = 120
 """A checkpoint that is older needs attention, if there is something behind it."""
 
 operations = Context(__name__)
-
-_LIVE_TIMERS = """
-FROM read.timers t JOIN checkpoints c ON (c.zone, c.generation) = (t.zone, t.generation) AND c.projection = 'timers'
-     AND c.live
-JOIN heads h ON h.zone = t.zone
-LEFT JOIN timer_fates f ON f.zone = t.zone AND f.timer = t.timer
-WHERE t.zone = %(zone)s AND NOT coalesce(f.accepted, false)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +70,12 @@ operations.get(
             ORDER BY size DESC, signed_at DESC LIMIT 1) s ON true
         UNION ALL
         SELECT 'overdue', count(*), coalesce(max(extract(epoch FROM late)), 0)
-        FROM (SELECT {NOW} - t.due_at AS late {_LIVE_TIMERS} AND t.due_at < {NOW} - interval '{LATE_S} s'
-              LIMIT {MOST_COUNTED}) due
+        FROM (SELECT {NOW} - t.due_at AS late {OPEN_TIMERS} AND t.zone = %(zone)s
+              AND t.due_at < {NOW} - interval '{LATE_S} s' LIMIT {MOST_COUNTED}) due
         UNION ALL
         SELECT 'stuck', count(*), 0
-        FROM (SELECT 1 {_LIVE_TIMERS} AND f.attempts >= {STUCK_ATTEMPTS} LIMIT {MOST_COUNTED}) stuck
+        FROM (SELECT 1 {OPEN_TIMERS} AND t.zone = %(zone)s AND f.attempts >= {STUCK_ATTEMPTS}
+              LIMIT {MOST_COUNTED}) stuck
         UNION ALL
         SELECT 'transfers', count(*), coalesce(max(extract(epoch FROM {NOW} - begun_at)), 0)
         FROM (SELECT x.begun_at FROM read.settlement_transfers x JOIN checkpoints c
@@ -356,7 +349,7 @@ operations.get(
     SELECT t.due_at, t.timer, t.context, t.command, t.to_zone, t.due_at <= {NOW} AS due,
            coalesce(f.attempts, 0)::bigint AS attempts, coalesce(f.problem, '') AS problem, f.next_at,
            t.position AS version, t.incomplete
-    {_LIVE_TIMERS} AND (%(command)s = '' OR t.command = %(command)s)
+    {OPEN_TIMERS} AND t.zone = %(zone)s AND (%(command)s = '' OR t.command = %(command)s)
       AND (%(state)s = '' OR (%(state)s = 'due' AND t.due_at <= {NOW})
            OR (%(state)s = 'stuck' AND f.attempts >= {STUCK_ATTEMPTS}))
     """,

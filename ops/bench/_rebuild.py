@@ -12,7 +12,7 @@ from ops.bench._figures import Figures
 from ops.bench._measure import median_ratio
 from ops.bench._stage import ZONE, Stage, grow
 from projections._engine import all_projections
-from projections._rebuild import rebuild, sweep
+from projections._rebuild import SORT, rebuild, sweep
 
 
 def rebuild_ledger(stage: Stage, figures: Figures) -> None:
@@ -59,13 +59,15 @@ COPY_TYPES = ["int8", "text", "int8", "text", "bytea", "bytea", "timestamptz"]
 def copy_and_decode(stage: Stage, upto: int, metadata: bool) -> None:
     statement = sql.SQL(COPY_ALL).format(sql.Literal(ZONE), sql.Literal(upto))
     count = 0
-    with stage.connect() as connection, connection.cursor().copy(statement) as copy:
-        copy.set_types(COPY_TYPES)
-        for row in copy.rows():
-            decode = event_decoder(row[3])
-            assert decode is not None
-            decode(row[4])
-            if metadata:  # Which command an event belongs to stands there.
-                decode_json(row[5])
-            count += 1
+    with stage.connect() as connection:
+        connection.execute(SORT, ("off",))
+        with connection.cursor().copy(statement) as copy:
+            copy.set_types(COPY_TYPES)
+            for row in copy.rows():
+                decode = event_decoder(row[3])
+                assert decode is not None
+                decode(row[4])
+                if metadata:  # Which command an event belongs to stands there.
+                    decode_json(row[5])
+                count += 1
     assert count == upto, "positions are gapless"
