@@ -36,6 +36,8 @@ from ops.settings import Settings
 MOST_BODY_BYTES = 65_536
 MOST_BATCH_BYTES = 4 * 1024 * 1024
 BODY_DEADLINE_S = 10.0
+GIVEN_ONCE = frozenset({b"authorization", b"idempotency-key", b"if-match", b"content-type", b"last-event-id"})
+"""Headers that say who asks for what, beside all of our own."""
 DOCUMENTATION = frozenset({"/docs", "/openapi.json", "/asyncapi.json"})
 OPENAPI = "/openapi.json"
 
@@ -297,8 +299,22 @@ async def _defect(request: Request, error: Exception) -> Response:
 
 
 def headers_of(request: Request) -> dict[str, str]:
-    """All headers by their lower-case names; looking them up one by one would search the list each time."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+    """All headers by their lower-case names; looking them up one by one would search the list each time.
+
+    Raises Problem 400 where one that is given once comes twice: who reads the first of them and who reads the last
+    would see two requests.
+    """
+    given = request.scope["headers"]
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
+    if len(headers) < len(given):
+        _check_repeated([name for name, _ in given])
+    return headers
+
+
+def _check_repeated(names: list[bytes]) -> None:
+    for name in set(names):
+        if (name in GIVEN_ONCE or name.startswith(b"fogbook-")) and names.count(name) > 1:
+            raise Problem(400, "repeated-header", "A header is given once.", header=name.decode("latin-1"))
 
 
 def zone_of(headers: Mapping[str, str]) -> str:

@@ -30,6 +30,7 @@ def shapes(key: str, name: str, body: bytes) -> list[Shape]:
     return [
         *_smuggling(key, name, body),
         *_heads(key, name),
+        *_twice(key, name, body),
         *_lines(key),
         *_connections(key, name, body),
     ]
@@ -110,6 +111,22 @@ def _heads(key: str, name: str) -> list[Shape]:
         Shape("an upgrade to HTTP/2", head(key, f"{name}-36", b"connection: upgrade, http2-settings",
                                            b"upgrade: h2c", b"http2-settings: AAMAAABk", length=0), REFUSED),
     ]  # fmt: skip
+
+
+def _twice(key: str, name: str, body: bytes) -> list[Shape]:
+    """Who reads the first and who reads the last of them would see two requests."""
+    given = (
+        b"authorization: Bearer " + key.encode(), b"idempotency-key: " + name.encode() + b"-other",
+        b"content-type: application/json", b"if-match: 1", b"fogbook-zone: main", b"fogbook-act-as: ana",
+    )  # fmt: skip
+    return [
+        Shape(
+            f"twice {line.partition(b':')[0].decode()}",
+            head(key, f"{name}-4{n}", line, line, length=len(body)) + body,
+            frozenset({400}),
+        )
+        for n, line in enumerate(given)
+    ]
 
 
 def _lines(key: str) -> list[Shape]:

@@ -9,8 +9,9 @@ import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from ops.problems import Problem
 from ops.protocol import Corked
-from ops.web import Answer, body_of
+from ops.web import Answer, body_of, headers_of
 
 
 def request(*messages: dict[str, Any], late: bool = False) -> Request:
@@ -27,6 +28,20 @@ def request(*messages: dict[str, Any], late: bool = False) -> Request:
 
 def part(body: bytes, more: bool = False) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more}
+
+
+@pytest.mark.parametrize(
+    "name", [b"authorization", b"idempotency-key", b"if-match", b"fogbook-zone", b"fogbook-at"]
+)
+def test_what_says_who_asks_for_what_is_said_once(name: bytes) -> None:
+    with pytest.raises(Problem) as refused:
+        headers_of(Request({"type": "http", "headers": [(name, b"a"), (b"accept", b"b"), (name, b"a")]}))
+    assert (refused.value.status, refused.value.body["facts"]) == (400, {"header": name.decode()})
+
+
+def test_other_headers_may_come_in_several_parts() -> None:
+    given = [(b"accept", b"text/html"), (b"accept", b"*/*"), (b"fogbook-zone", b"main")]
+    assert headers_of(Request({"type": "http", "headers": given}))["fogbook-zone"] == "main"
 
 
 @pytest.mark.parametrize("late", [False, True])
