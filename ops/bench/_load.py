@@ -141,7 +141,8 @@ class Generator:
         self.late: list[float] = []
         """Closed loop: those of requests that were under way at the end."""
         self.samples: list[tuple[float, int]] = []
-        self.idle: list[Connection] = []
+        self.idle: deque[Connection] = deque()
+        """Open loop: who waited longest is next, since servers end connections that nothing ever comes over."""
         self.due: deque[float] = deque()
         """Open loop: when requests were due for which no connection was free."""
         self.start = 0.0
@@ -213,7 +214,7 @@ class Generator:
             for connection in connections:
                 connection.send(self._next(connection), time.monotonic())
         else:
-            self.idle = connections[:]
+            self.idle.extend(connections)
             await self._pace(begun, self.round.rate)
         try:
             async with asyncio.timeout(self.round.warm_s + self.round.seconds + PATIENCE_S):
@@ -237,7 +238,7 @@ class Generator:
             if self.done.done():
                 return
             if self.idle:
-                connection = self.idle.pop()
+                connection = self.idle.popleft()
                 connection.send(self._next(connection), due)
             else:
                 self.due.append(due)

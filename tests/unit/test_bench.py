@@ -86,8 +86,11 @@ def test_the_next_batch_uses_no_key_again() -> None:
 # What counts as an answer
 
 
-def answered(reply: Callable[[], bytes], ports: int = 1, **terms: Any) -> tuple[Result, list[int]]:
-    """What a round comes to with servers that answer everything alike, and the connections of each."""
+def answered(
+    reply: Callable[[], bytes], ports: int = 1, asked: list[int] | None = None, **terms: Any
+) -> tuple[Result, list[int]]:
+    """What a round comes to with servers that answer everything alike, and the connections of each; `asked` gets how
+    often each connection was used."""
 
     serving_now: list[asyncio.Task[Any]] = []
 
@@ -108,14 +111,18 @@ def answered(reply: Callable[[], bytes], ports: int = 1, **terms: Any) -> tuple[
             task = asyncio.current_task()
             assert task is not None
             serving_now.append(task)
+            heads = 0
             try:
                 while True:
                     head = await reader.readuntil(b"\r\n\r\n")
+                    heads += 1
                     length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
                     await reader.readexactly(length)
                     body = reply()
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
             except (asyncio.IncompleteReadError, ConnectionError):
+                if asked is not None:
+                    asked.append(heads)
                 writer.close()
                 with contextlib.suppress(ConnectionError):
                     await writer.wait_closed()
@@ -141,6 +148,14 @@ def test_processes_share_the_connections_evenly() -> None:
     result, connections = answered(lambda: b"{}", ports=2, connections=6)
     assert connections == [3, 3]
     assert result.count > 0
+
+
+def test_at_a_given_rate_all_connections_are_used_by_turns() -> None:
+    asked: list[int] = []
+    answered(lambda: b"{}", asked=asked, connections=4, rate=200.0, seconds=0.1)
+    assert sum(asked) == 20
+    assert len(asked) == 4
+    assert min(asked) > 0, "servers end connections that nothing comes over"
 
 
 def test_a_round_too_short_for_an_answer_is_as_long_as_what_was_under_way() -> None:
