@@ -1,9 +1,9 @@
 """Live pages: one look at the positions for all of them, one query for all who see the same, at most one connection.
 
 A page tells which panels it shows. Once in a while the positions of all projections that somebody watches are read; a
-panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it. Looking never
-takes more than a fifth of the time, whatever is watched: then pages are renewed less often. And pages are told a few at
-a time, over all of the pause: five hundred at once would keep a processor for as long as twenty commands need.
+panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it. Rendering never
+takes more than a fifth of the time, whatever is watched: then pages are renewed less often. After each panel there is a
+rest, and pages are told a few at a time: five hundred at once would keep a processor for as long as twenty commands do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ops.pool import Pool
 
 LEAST_PAUSE_S = 1.0
 SHARE = 4
-"""Times as long as it looked it rests."""
+"""Times as long as it rendered a panel it rests."""
 KEEP_ALIVE_S = 15.0
 TOLD_AT_ONCE = 10
 """Pages: about a millisecond."""
@@ -161,12 +161,11 @@ class Live:
 
     async def _look_for_ever(self) -> None:
         while self._watched:
-            begun = time.monotonic()
             try:
                 await self._look()
             except psycopg.Error as error:
                 log.warning("console_not_renewed", error=str(error))
-            await self._tell(max(LEAST_PAUSE_S, SHARE * (time.monotonic() - begun)))
+            await self._tell(LEAST_PAUSE_S)
 
     async def _tell(self, within_s: float) -> None:
         """Have each page that something waits for sent it, and rest until the time is over."""
@@ -183,9 +182,11 @@ class Live:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(MOVED, {"zones": zones})
             positions = {(zone, name): position for zone, name, position in await cursor.fetchall()}
+        told = time.monotonic()
         for watch, watched in list(self._watched.items()):
             position = positions.get((watch.zone, watch.projection), 0)
             if position != watched.position:
+                begun = time.monotonic()
                 text = await watched.render()
                 watched.position = position
                 event = b"" if text is None else _event(watch.panel, text)
@@ -193,6 +194,12 @@ class Live:
                     watched.event = event
                     for listener in watched.listeners:
                         listener.waiting[watch.panel] = event
+                await asyncio.sleep(SHARE * (time.monotonic() - begun))
+                if (
+                    time.monotonic() - told >= LEAST_PAUSE_S
+                ):  # Where very much is watched, nobody waits for all of it.
+                    await self._tell(LEAST_PAUSE_S)
+                    told = time.monotonic()
 
 
 def _event(name: str, text: str) -> bytes:
