@@ -67,7 +67,7 @@ def figures(http_p99_ms: float = 49.0, connections: int = 1) -> Figures:
 
 def test_panels_are_shown_with_the_slowest_first() -> None:
     panels, pages = (table for table in tables(vars(figures())) if table.title.startswith("The console"))
-    assert panels.title == "The console beside 1M events"
+    assert panels.title == "The console beside 1M events: the slowest of 2 panels"
     assert [row[0] for row in panels.rows] == ["market: offerings", "accounts: supply"]
     assert panels.rows[0] == ["market: offerings", "3, 9", "5, 49", "1"]
     assert [row[0] for row in pages.rows] == ["connections used", "command p99 ratio", "first load bytes"]
