@@ -471,18 +471,10 @@ def test_whatever_ends_a_sequencer_everybody_who_waits_is_answered(
     run(scenario())
 
 
-class Watched(MemoryLog):
-    """Counts the events that are read while the head is locked."""
+class Locking(MemoryLog):
+    """A log that knows whether its head is locked."""
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.is_locked = False
-        self.read_under_lock = 0
-
-    async def tail(self, zone: str, after: int, upto: int) -> AsyncIterator[Any]:
-        async for event in super().tail(zone, after, upto):
-            self.read_under_lock += self.is_locked
-            yield event
+    is_locked = False
 
     @asynccontextmanager
     async def locked(self, zone: str) -> AsyncIterator[Head]:
@@ -492,6 +484,19 @@ class Watched(MemoryLog):
                 yield head
             finally:
                 self.is_locked = False
+
+
+class Watched(Locking):
+    """Counts the events that are read while the head is locked."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.read_under_lock = 0
+
+    async def tail(self, zone: str, after: int, upto: int) -> AsyncIterator[Any]:
+        async for event in super().tail(zone, after, upto):
+            self.read_under_lock += self.is_locked
+            yield event
 
 
 def test_a_process_that_is_far_behind_catches_up_before_it_takes_the_lock(

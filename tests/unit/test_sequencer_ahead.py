@@ -4,8 +4,7 @@ sees a decision on what did not come about."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,29 +17,19 @@ from commands._log import Batch, ClockAhead, Head, LogUnavailable
 from commands._memory import MemoryLog, Store
 from domain.ledger import ReverseTransaction, Transfer
 from domain.platform import AdvanceClock, CreateZone
-from tests.unit.test_sequencer import NOON, client, pay, rule, run, village
+from tests.unit.test_sequencer import NOON, Locking, client, pay, rule, run, village
 
 TICKS = 30
 """Turns of the loop that an append takes: enough for the next batch to be decided."""
 
 
-class Slow(MemoryLog):
+class Slow(Locking):
     """A log that takes its time, and to whose next appends something happens."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.to_come: list[str] = []
         self.rival: Callable[[], Any] | None = None
-        self.is_locked = False
-
-    @asynccontextmanager
-    async def locked(self, zone: str) -> AsyncIterator[Head]:
-        async with super().locked(zone) as head:
-            self.is_locked = True
-            try:
-                yield head
-            finally:
-                self.is_locked = False
 
     async def append(self, zone: str, head: Head, at: datetime, batch: Batch) -> bool:
         for _ in range(TICKS):
