@@ -70,8 +70,16 @@ def terms_of(declared: type) -> dict[str, tuple[Any, Any]]:
 
 def whole_number(request: Request, name: str, default: int, most: int) -> int:
     text = request.query_params.get(name)
-    if text is None:
-        return default
+    return default if text is None else _whole_number(name, text, most)
+
+
+def whole_numbers(request: Request, name: str, most: int) -> list[int]:
+    """Those of a list with commas in between; none where the parameter is not there."""
+    text = request.query_params.get(name)
+    return [] if text is None else [_whole_number(name, each, most) for each in text.split(",")]
+
+
+def _whole_number(name: str, text: str, most: int) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) > most:
         raise Problem(
             422,

@@ -24,7 +24,7 @@ from queries._console._session import Sessions, check_origin
 from queries._console._sign_in import SignIn
 from queries._console._tail import Tail
 from queries._http import QueryApi
-from queries._parameters import whole_number
+from queries._parameters import whole_number, whole_numbers
 from queries._query import SEES_ALL
 from queries._sql import MOST_LIMIT
 from queries._watch import HEAD
@@ -66,7 +66,7 @@ class Console:
                 return panel, await self._panel(reader, shown, panel, given, given)
 
         panels = await asyncio.gather(*map(made, shown.panels))
-        seen = min((text.position for _, text in panels if text.position), default=0)
+        seen = ",".join(str(text.position) for _, text in panels)
         live = "" if reader.view.as_of else f"/console/live/{shown.name}"
         text = render("page.html", reader.view, page=shown, panels=panels, given=given, seen=seen, live=live)
         return html(request, text)
@@ -165,13 +165,16 @@ class Console:
             query["after"] = answered.value["next"]
 
     async def live(self, request: Request) -> Response:
-        """Server-sent events that renew a page's panels."""
+        """Server-sent events that renew a page's panels. `seen` names the position that the page shows of each, in
+        their order, with commas in between; of another number of panels, as an older page has, the least counts."""
         shown = _page(request.path_params["page"])
         reader = await self.readers.of(request)
         given = {name: request.query_params[name] for name in shown.asked if name in request.query_params}
-        seen = whole_number(request, "seen", 0, MOST_POSITION)
+        seen = whole_numbers(request, "seen", MOST_POSITION) or [0]
+        if len(seen) != len(shown.panels):
+            seen = [min(seen)] * len(shown.panels)
         watches = {}
-        for panel in shown.panels:
+        for panel, position in zip(shown.panels, seen, strict=True):
             watch = Watch(
                 reader.view.zone,
                 panel.query.projection,
@@ -179,7 +182,7 @@ class Console:
                 (("page", shown.name), *sorted(given.items())),
                 reader.eyes(panel.query),
             )
-            watches[watch] = (self._renewed(reader, shown, panel, given), seen)
+            watches[watch] = (self._renewed(reader, shown, panel, given), position)
         return await self._followed(request, watches)
 
     async def tail(self, request: Request) -> Response:

@@ -1,8 +1,9 @@
 """Live pages: one look at the positions for all of them, one query for all who see the same, at most one connection.
 
 A page tells which panels it shows. Once in a while the positions of all projections that somebody watches are read; a
-panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it. Looking never
-takes more than a fifth of the time, whatever is watched: then pages are renewed less often, and commands do not notice.
+panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it. Rendering never
+takes more than a fifth of the time, whatever is watched: then pages are renewed less often. After each panel there is a
+rest, and pages are told a few at a time: five hundred at once would keep a processor for as long as twenty commands do.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from ops.pool import Pool
 
 LEAST_PAUSE_S = 1.0
 SHARE = 4
-"""Times as long as it looked it rests."""
+"""Times as long as it rendered a panel it rests."""
 KEEP_ALIVE_S = 15.0
+TOLD_AT_ONCE = 10
+"""Pages: about a millisecond."""
 MOST_LISTENERS = 1_000
 MOST_WATCHED = 2_000
 
@@ -58,7 +61,8 @@ Alive = Callable[[], Awaitable[bool]]
 @dataclass(slots=True)
 class _Watched:
     position: int
-    text: str = ""
+    event: bytes = b""
+    """What was told last."""
     listeners: dict[Listener, Render] = field(default_factory=dict)
 
     async def render(self) -> str | None:
@@ -72,14 +76,11 @@ class _Watched:
 
 @dataclass(slots=True, eq=False)
 class Listener:
-    """An open page. Of each panel it keeps the newest text only, so a slow reader costs a page's memory."""
+    """An open page. Of each panel it keeps the newest event only, so a slow reader costs a page's memory."""
 
-    waiting: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, bytes] = field(default_factory=dict)
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def hear(self, name: str, text: str) -> None:
-        self.waiting[name] = text
-        self.fresh.set()
+    """Set when it is this page's turn to be sent what waits."""
 
 
 class TooMany(Exception):
@@ -103,9 +104,10 @@ class Live:
         self._listeners.add(listener)
         for watch, (render, position) in watches.items():
             watched = self._watched.setdefault(watch, _Watched(position))
-            if watched.text and watched.position != position:
-                listener.hear(watch.panel, watched.text)
-            elif not watched.text:
+            if watched.event and watched.position > position:
+                listener.waiting[watch.panel] = watched.event
+                listener.fresh.set()
+            elif not watched.event:
                 watched.position = min(watched.position, position)
             watched.listeners[listener] = render
         if self._looker is None or self._looker.done():
@@ -131,8 +133,8 @@ class Live:
                     yield b": keep-alive\n\n"
                     continue
                 listener.fresh.clear()
-                texts, listener.waiting = listener.waiting, {}
-                yield b"".join(_event(name, text) for name, text in texts.items())
+                events, listener.waiting = listener.waiting, {}
+                yield b"".join(events.values())
         finally:
             self._leave(listener, watches)
 
@@ -159,28 +161,43 @@ class Live:
 
     async def _look_for_ever(self) -> None:
         while self._watched:
-            begun = time.monotonic()
             try:
                 await self._look()
             except psycopg.Error as error:
                 log.warning("console_not_renewed", error=str(error))
-            await asyncio.sleep(max(LEAST_PAUSE_S, SHARE * (time.monotonic() - begun)))
+            await self._tell(LEAST_PAUSE_S)
+
+    async def _tell(self, within_s: float) -> None:
+        """Have each page that something waits for sent it, and rest until the time is over."""
+        waiting = [each for each in self._listeners if each.waiting]
+        turns = range(0, max(len(waiting), 1), TOLD_AT_ONCE)
+        for first in turns:
+            for listener in waiting[first : first + TOLD_AT_ONCE]:
+                listener.fresh.set()
+            await asyncio.sleep(within_s / len(turns))
 
     async def _look(self) -> None:
-        """One round: what moved is rendered, and told to those who watch it."""
+        """One round: what moved is rendered, and waits for those who watch it."""
         zones = sorted({watch.zone for watch in self._watched})
         async with self._pool.connection() as connection:
             cursor = await connection.execute(MOVED, {"zones": zones})
             positions = {(zone, name): position for zone, name, position in await cursor.fetchall()}
+        told = time.monotonic()
         for watch, watched in list(self._watched.items()):
             position = positions.get((watch.zone, watch.projection), 0)
             if position != watched.position:
+                begun = time.monotonic()
                 text = await watched.render()
                 watched.position = position
-                if text is not None and text != watched.text:
-                    watched.text = text
+                event = b"" if text is None else _event(watch.panel, text)
+                if event and event != watched.event:
+                    watched.event = event
                     for listener in watched.listeners:
-                        listener.hear(watch.panel, text)
+                        listener.waiting[watch.panel] = event
+                await asyncio.sleep(SHARE * (time.monotonic() - begun))
+                if time.monotonic() - told >= LEAST_PAUSE_S:  # Nobody waits for all of what very many watch.
+                    await self._tell(LEAST_PAUSE_S)
+                    told = time.monotonic()
 
 
 def _event(name: str, text: str) -> bytes:

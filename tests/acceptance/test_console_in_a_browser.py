@@ -255,7 +255,11 @@ def test_the_explorer_shows_what_happens(context: BrowserContext, lived: Databas
 
 
 def test_a_session_that_is_over_is_said_and_led_back(context: BrowserContext) -> None:
-    page = looked_at(context, "/console/accounts")
+    page = context.new_page()
+    with page.expect_response(
+        "**/console/live/accounts*"
+    ):  # It would be told, else, that its session is over.
+        page.goto("/console/accounts")
     (cookie,) = context.cookies()
     context.add_cookies([{**cookie, "value": cookie["value"][:-8] + "AAAAAAAA"}])  # type: ignore[typeddict-item]
     page.locator("#accounts details.sift summary").click()

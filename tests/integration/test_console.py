@@ -7,10 +7,11 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import psycopg
@@ -722,8 +723,55 @@ def test_a_panel_is_renewed_once_for_all_who_watch_it(run: Callable[[Test], None
     run(test)
 
 
-async def heard(console: Any, reader: Reader, path: str, until: bytes) -> bytes:
-    """What an open page hears, up to a word."""
+def test_a_page_is_told_of_no_panel_that_it_shows_as_it_is(
+    run: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Panels of one page stand at different positions, as their projections do."""
+    monkeypatch.setattr(_live, "LEAST_PAUSE_S", 0.02)
+
+    async def test(served: Served) -> None:
+        console = served.service.running_console()
+        async with served.reader("olga", "auditor") as reader:
+            page = await reader.page("/")
+            (address,) = {a["sse-connect"] for _, a in page.tags if "sse-connect" in a}
+            shown = parse_qs(urlsplit(str(address)).query)["seen"][0].split(",")
+            panels = [panel.id for panel in PAGES["overview"].panels]
+            assert len(shown) == len(panels)
+            assert "0" not in shown
+
+            async def told(seen: list[str], until: bytes) -> set[str]:
+                """Of which panels, up to a word, or in some looks."""
+                path = f"/console/live/overview?seen={','.join(seen)}"
+                said: list[bytes] = []
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1 if until == OVER else 60):
+                        await heard(console, reader, path, until, said)
+                return set(re.findall(r"^event: (.+)$", b"".join(said).decode(), re.M))
+
+            assert await told(shown, OVER) == set()
+            older = [shown[0], str(int(shown[1]) - 1), *shown[2:]]
+            assert await told(older, f"event: {panels[1]}".encode()) == {panels[1]}
+            another = f"event: {panels[0]}".encode()
+            assert await told(["0"], another), "a page of another version, with other panels"
+
+    run(test)
+
+
+@pytest.mark.parametrize("seen", ["x", "1,", "1,-1", "1,x"])
+def test_positions_that_are_none_are_refused(run: Callable[[Test], None], seen: str) -> None:
+    async def test(served: Served) -> None:
+        async with served.reader("olga", "auditor") as reader:
+            answer = await reader.http.get(f"/console/live/overview?seen={seen}")
+            assert answer.status_code == 422
+            assert "seen is a whole number" in answer.text
+
+    run(test)
+
+
+async def heard(
+    console: Any, reader: Reader, path: str, until: bytes, parts: list[bytes] | None = None
+) -> bytes:
+    """What an open page hears, up to a word; `parts` has what it heard so far."""
     cookies = [(b"cookie", f"{name}={value}".encode()) for name, value in reader.http.cookies.items()]
     route, _, query = path.partition("?")
     name = route.rpartition("/")[2]
@@ -736,13 +784,15 @@ async def heard(console: Any, reader: Reader, path: str, until: bytes) -> bytes:
         "path_params": {"page": name},
     }
     response = await (console.tail if name == "tail" else console.live)(Request(scope))
-    said = b""
-    async for part in response.body_iterator:
-        said += part
-        if until in said:
-            break
-    await response.body_iterator.aclose()
-    return said
+    parts = [] if parts is None else parts
+    try:
+        async for part in response.body_iterator:
+            parts.append(part)
+            if until in b"".join(parts):
+                break
+    finally:
+        await response.body_iterator.aclose()
+    return b"".join(parts)
 
 
 def test_the_explorer_follows_the_log(run: Callable[[Test], None]) -> None:
