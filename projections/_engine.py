@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
+import psycopg
 
 import projections
 from commands._codec import event_decoder
@@ -312,7 +313,8 @@ class _Probe(Rows):
 
 
 def fold(rows: Rows, records: Iterable[Record]) -> None:
-    """Run the handlers over records, in order. An error names the record that it happened at."""
+    """Run the handlers over records, in order. An error names the record that it happened at; that a row could not be
+    loaded is no handler's."""
     handlers, concerns = rows.projection.handlers, rows.projection.concerns
     for record in records:
         handler = handlers.get(record.type)
@@ -322,6 +324,8 @@ def fold(rows: Rows, records: Iterable[Record]) -> None:
             assert decoder is not None, "a projection handles events of our own only"
             try:
                 handler(rows, decoder(record.data), record)
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                raise
             except Exception as error:
                 raise HandlerFailed(record) from error
 

@@ -28,9 +28,11 @@ from projections._lease import Lease
 from projections._quarantine import BATCH as BATCH_NOTE
 from projections._quarantine import (
     CAREFUL_LIMIT_S,
+    DATA,
     MOST_ATTEMPTS,
     NOTHING,
     TRIED_WITH_OTHERS,
+    Excused,
     Quarantine,
     Streams,
     before,
@@ -86,6 +88,10 @@ FROM events WHERE zone = %s AND position > %s AND position <= %s ORDER BY positi
 
 class CheckpointMoved(Exception):
     """Somebody else moved the checkpoint meanwhile; nothing of this batch was kept."""
+
+
+class NotStored(Exception):
+    """Rows of a batch hold what their tables do not; nobody knows yet which event made them."""
 
 
 @dataclass
@@ -162,14 +168,17 @@ def known_of(records: list[Record]) -> list[Record]:
 
 
 class Follower:
-    """Feeds the projections of one zone; not for concurrent use. `connect` gives autocommit connections."""
+    """Feeds the projections of one zone; not for concurrent use. `connect` gives autocommit connections, `excused` is
+    what all followers of a process share."""
 
     outdated = False
     """Whether it met what only a newer version can go on with, so that others are to take its place."""
 
-    def __init__(self, connect: Callable[[], psycopg.Connection[Any]], zone: str) -> None:
+    def __init__(
+        self, connect: Callable[[], psycopg.Connection[Any]], zone: str, excused: Excused | None = None
+    ) -> None:
         self._connection = connect()
-        self._quarantine = Quarantine(self._connection, connect)
+        self._quarantine = Quarantine(self._connection, connect, set() if excused is None else excused)
         self._lease = Lease(self._connection, zone)
         self._zone = zone
         self._fed: dict[str, Fed] = {}
@@ -183,6 +192,7 @@ class Follower:
         """Take the lease; False when another follower is at work."""
         stored_types()  # To import the domain takes its time, which must not count as that of the first handler.
         ensure_checkpoints(self._connection, self._zone)
+        self._quarantine.take_back(self._zone)
         self._paused = paused(self._connection, self._zone)
         known = all_projections()
         for name, generation, position, predecessor_died, code in self._lease.take():
@@ -328,6 +338,12 @@ class Follower:
             assert failed is not None
             self._suspect(failed, error.record, records)
             return len(records)
+        except NotStored as error:
+            self._forget(group)
+            log.warning("batch_not_stored", zone=self._zone, error=repr(error.__cause__))
+            for fed in group:
+                fed.alone = True
+            return len(records)
         except BaseException:
             self._forget(group)
             raise
@@ -366,18 +382,21 @@ class Follower:
                 self._quarantine.set_aside(fed.rows, record, reason)
 
     def _store(self, group: Sequence[Fed], records: Sequence[Record]) -> None:
-        """Write rows and checkpoints, in one round trip where nothing needs COPY."""
+        """Write rows and checkpoints, in one round trip where nothing needs COPY. Raises NotStored."""
         if not records:
             return
         last = records[-1]
         stood = [(fed.projection.name, fed.rows.generation, fed.position) for fed in group]
         kinds = ("text", "integer", "bigint")
         columns = [array_of(kind)(c) for kind, c in zip(kinds, zip(*stood, strict=True), strict=True)]
-        with nullcontext() if any(needs_copy(fed.rows) for fed in group) else self._connection.pipeline():
-            flush(self._connection, *(fed.rows for fed in group))
-            moved = self._connection.execute(
-                MOVE, (last.position, last.recorded_at, _lease.LEASE_S, *columns, self._zone)
-            )
+        try:
+            with nullcontext() if any(needs_copy(fed.rows) for fed in group) else self._connection.pipeline():
+                flush(self._connection, *(fed.rows for fed in group))
+                moved = self._connection.execute(
+                    MOVE, (last.position, last.recorded_at, _lease.LEASE_S, *columns, self._zone)
+                )
+        except DATA as error:
+            raise NotStored from error
         if moved.rowcount != len(group):
             raise CheckpointMoved
 
@@ -411,8 +430,14 @@ class Follower:
             self._suspect(fed, failed.record, records)
             self._quarantine.forget(fed.key, BATCH_NOTE)
             return len(records)
+        except NotStored:
+            self._forget([fed])
+            fed.alone, fed.careful_from, fed.careful_until = False, 0, records[-1].position
+            self._quarantine.forget(fed.key, BATCH_NOTE)
+            return len(records)
         except BaseException:
             self._forget([fed])
+            self._quarantine.excuse(fed.key, BATCH_NOTE)
             raise
         fed.alone = False
         self._moved([fed], records)
@@ -462,6 +487,8 @@ class Follower:
             return 1
         except BaseException:
             self._forget([fed])
+            if noted:
+                self._quarantine.excuse(fed.key, noted[-1])
             raise
         self._quarantine.forget(fed.key, tried)
         if not records:
@@ -478,6 +505,10 @@ class Follower:
         if error is None and not is_later:
             with watchdog(CAREFUL_LIMIT_S):
                 fold_batch(self._connection, fed.rows, [record])
+            try:
+                flush(self._connection, fed.rows)
+            except DATA as error:
+                raise HandlerFailed(record) from error
             return True
         reason = error or fed.quarantined.reason(record.stream)
         if not is_later:

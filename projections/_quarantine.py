@@ -1,13 +1,14 @@
 """Events that are set aside, and how often those were tried that are under suspicion.
 
 Attempts are counted over a connection of their own, outside the transaction that may be lost with the worker, and
-before they are made: so a handler that kills its worker is counted too.
+before they are made: so a handler that kills its worker is counted too. What the database failed at, is taken back.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import psycopg
@@ -40,6 +41,19 @@ NOTHING = -1
 
 Key = tuple[str, str, int]
 """Zone, projection and generation."""
+
+Excused = set[tuple[Key, int]]
+"""Attempts of this process that are to be taken back as soon as the database allows."""
+
+DATA = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    ValueError,
+    TypeError,
+    OverflowError,
+)
+"""Why rows could not be stored, where it is what they hold that is wrong."""
 
 log = structlog.get_logger("fogbook.projections")
 
@@ -76,6 +90,15 @@ UPDATE quarantine SET error = %s, stack = %s WHERE zone = %s AND projection = %s
 FORGET = """
 DELETE FROM quarantine
 WHERE zone = %s AND projection = %s AND generation = %s AND position = %s AND NOT quarantined
+"""
+
+TAKE_BACK = """
+WITH gone AS (
+    DELETE FROM quarantine
+    WHERE zone = %s AND projection = %s AND generation = %s AND position = %s AND NOT quarantined AND attempts <= 1
+)
+UPDATE quarantine SET attempts = attempts - 1
+WHERE zone = %s AND projection = %s AND generation = %s AND position = %s AND NOT quarantined AND attempts > 1
 """
 
 SET_ASIDE = """
@@ -120,13 +143,18 @@ class Streams:
 
 
 class Quarantine:
-    """Of one follower; `connect` gives autocommit connections, the first one is that of its batches."""
+    """Of one follower; `connect` gives autocommit connections, the first one is that of its batches. `excused` outlives
+    it: a database that failed may well not take anything back."""
 
     def __init__(
-        self, connection: psycopg.Connection[Any], connect: Callable[[], psycopg.Connection[Any]]
+        self,
+        connection: psycopg.Connection[Any],
+        connect: Callable[[], psycopg.Connection[Any]],
+        excused: Excused,
     ) -> None:
         self._connection = connection
         self._connect = connect
+        self._excused = excused
         self._second: psycopg.Connection[Any] | None = None
 
     @property
@@ -177,6 +205,18 @@ class Quarantine:
     def forget_batch(self, key: Key) -> None:
         """With the batch itself, in its transaction."""
         self._connection.execute(FORGET, (*key, BATCH))
+
+    def excuse(self, key: Key, position: int) -> None:
+        """The last attempt says nothing of the event: it is the database that failed."""
+        self._excused.add((key, position))
+        with suppress(psycopg.OperationalError, psycopg.InterfaceError):
+            self.take_back(key[0])
+
+    def take_back(self, zone: str) -> None:
+        """Count no longer what was excused."""
+        for key, position in [each for each in self._excused.copy() if each[0][0] == zone]:
+            self._notes.execute(TAKE_BACK, (*key, position, *key, position))
+            self._excused.discard((key, position))
 
     def note_error(self, key: Key, position: int, failed: HandlerFailed) -> str:
         reason, stack = told(failed)

@@ -20,6 +20,7 @@ import redis
 import structlog
 
 from projections._follower import Follower
+from projections._quarantine import Excused
 from projections._wanted import OPERATED
 from workers._broker import QUEUE, Wakes
 
@@ -51,6 +52,7 @@ class Followers:
         self._make = make
         self._wakes = wakes
         self._stopping = stopping
+        self._excused: Excused = set()
         self._zones: set[str] = set()
         self._lock = threading.Lock()
 
@@ -75,7 +77,7 @@ class Followers:
 
     def _tenure(self, zone: str) -> bool:
         """False when another follower is at work, whose own the flag is then, or is to be."""
-        follower = self._make(self._connect, zone)
+        follower = self._make(self._connect, zone, self._excused)
         try:
             if not follower.begin():
                 return False

@@ -25,9 +25,10 @@ from projections import _follower, _rebuild
 from projections._arrays import array_of
 from projections._engine import HandlerFailed, Projection, Record, Rows
 from projections._follower import Follower
-from projections._quarantine import MOST_ATTEMPTS
+from projections._quarantine import MOST_ATTEMPTS, Excused
 from projections._rebuild import rebuild, sweep
 from projections._schema import statements_of
+from projections._stored import StoredRows
 from projections._tables import Money, Row, table, table_of
 from projections._watchdog import EXIT_HUNG, HandlerHung, passed, watchdog
 from tests.conftest import Database
@@ -84,8 +85,7 @@ class Bench:
         follower = Follower(self.connect, "main")
         try:
             assert follower.begin()
-            while not follower.caught_up(self.position):
-                follower.advance()
+            advance(follower, self.position)
             follower.end()
         finally:
             follower.close()
@@ -107,6 +107,11 @@ class Bench:
     def digest(self) -> str:
         with self.connect() as connection:
             return digest(connection, "main", self.projection)
+
+
+def advance(follower: Follower, position: int) -> None:
+    while not follower.caught_up(position):
+        follower.advance()
 
 
 def make_projection() -> Projection:
@@ -322,6 +327,92 @@ def test_a_handler_that_hangs_until_its_connection_is_lost_is_known_to_the_next_
     bench.follow()
     assert [position for position, _ in bench.quarantined()] == [1]
     assert bench.totals()["wallet:a"] == (-1, 1, False)
+
+
+FULL = """
+CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
+"""
+GONE = """
+CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid();
+    PERFORM pg_terminate_backend(pg_backend_pid());
+    RETURN NEW;
+END $$;
+"""
+FAIL = "CREATE TRIGGER fails BEFORE UPDATE OF position ON checkpoints FOR EACH ROW EXECUTE FUNCTION fails()"
+
+
+@pytest.mark.parametrize("failure", [FULL, GONE])
+def test_what_the_database_fails_at_is_held_against_no_event(bench: Bench, failure: str) -> None:
+    """Again and again, with no chance to give the lease back, as if the worker had died."""
+    excused: Excused = set()
+    bench.pay("wallet:a", "wallet:b", 1)
+    with bench.database.superuser() as connection:
+        connection.execute(failure)
+        connection.execute(FAIL)
+    killed = Follower(bench.connect, "main")
+    assert killed.begin()
+    killed._quarantine.note_batch(("main", "test", 1))
+    killed.close()
+    for _ in range(2 * MOST_ATTEMPTS):
+        follower = Follower(bench.connect, "main", excused)
+        assert follower.begin()
+        with pytest.raises(psycopg.OperationalError):
+            advance(follower, bench.position)
+        follower.close()
+    with bench.database.superuser() as connection:
+        connection.execute("DROP TRIGGER fails ON checkpoints")
+    bench.follow()
+    assert bench.quarantined() == []
+    assert bench.totals()["wallet:b"] == (1, 1, False)
+
+
+def test_a_row_that_cannot_be_loaded_is_held_against_no_event(bench: Bench) -> None:
+    healthy = bench.projection.handlers["Debited"]
+    failures = 2 * MOST_ATTEMPTS
+
+    def handler(rows: Rows, event: Any, record: Record) -> None:
+        nonlocal failures
+        if isinstance(rows, StoredRows) and failures:
+            failures -= 1
+            with bench.database.superuser() as connection:
+                connection.execute(END_IDLE)
+            rows.of(Total, f"unforeseen {failures}")
+        healthy(rows, event, record)
+
+    bench.projection.handlers["Debited"] = handler
+    bench.pay("wallet:a", "wallet:b", 1)
+    for _ in range(failures):
+        with pytest.raises(psycopg.OperationalError):
+            bench.follow()
+    bench.follow()
+    assert bench.quarantined() == []
+    assert bench.totals()["wallet:a"] == (-1, 1, False)
+
+
+def test_an_event_whose_rows_no_table_takes_is_set_aside(bench: Bench) -> None:
+    """What its handler made is wrong, though it raised nothing: a count of more than 64 bits, a text with a NUL."""
+    bench.pay("wallet:a", "wallet:b", 1)
+    bench.pay("wallet:bad", "wallet:b", 666)
+    bench.pay("wallet:worse", "wallet:b", 777)
+    bench.pay("wallet:a", "wallet:b", 3)
+    healthy = bench.projection.handlers["Debited"]
+
+    def handler(rows: Rows, event: Any, record: Record) -> None:
+        if event.amount == 666:
+            rows.of(Total, record.stream).events = 2**70
+        elif event.amount == 777:
+            rows.add(Line(record.position, "a\0b"))
+        healthy(rows, event, record)
+
+    bench.projection.handlers["Debited"] = handler
+    bench.follow()
+    assert [position for position, _ in bench.quarantined()] == [3, 5]
+    assert ["raised: " in error for _, error in bench.quarantined()] == [True, True]
+    assert bench.totals()["wallet:a"] == (-4, 2, False)
+    assert bench.totals()["wallet:b"] == (1447, 4, False)
 
 
 def test_what_hangs_is_interrupted_by_and_by() -> None:
