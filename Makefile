@@ -55,7 +55,12 @@ openapi: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m ops.cli bench $(ARGS)
 
-torture: $(VENV)/installed
+# Its fuzzer has wheels for some versions of Python only.
+$(VENV)/fuzzer: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[embedded,test,fuzz]'
+	@touch $@
+
+torture: $(VENV)/$(if $(findstring fuzz,$(or $(ONLY),fuzz)),fuzzer,installed)
 	$(BIN)/python -m pytest -m torture tests/torture --seed $(SEED) --minutes $(MINUTES) --only '$(ONLY)' --timeout=0 -s $(ARGS)
 
 # Tools that look at .venv from outside, so that they are no part of what they list.
