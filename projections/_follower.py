@@ -28,7 +28,6 @@ from projections._lease import Lease
 from projections._quarantine import BATCH as BATCH_NOTE
 from projections._quarantine import (
     CAREFUL_LIMIT_S,
-    DATA,
     MOST_ATTEMPTS,
     NOTHING,
     TRIED_WITH_OTHERS,
@@ -39,7 +38,7 @@ from projections._quarantine import (
     ends,
     through,
 )
-from projections._stored import StoredRows, flush, fold_batch, load_for, needs_copy
+from projections._stored import DATA, StoredRows, flush, flush_one, fold_batch, load_for, needs_copy
 from projections._wanted import paused
 from projections._watchdog import watchdog
 
@@ -505,10 +504,7 @@ class Follower:
         if error is None and not is_later:
             with watchdog(CAREFUL_LIMIT_S):
                 fold_batch(self._connection, fed.rows, [record])
-            try:
-                flush(self._connection, fed.rows)
-            except DATA as error:
-                raise HandlerFailed(record) from error
+            flush_one(self._connection, fed.rows, record)
             return True
         reason = error or fed.quarantined.reason(record.stream)
         if not is_later:

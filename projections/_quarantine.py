@@ -45,16 +45,6 @@ Key = tuple[str, str, int]
 Excused = set[tuple[Key, int]]
 """Attempts of this process that are to be taken back as soon as the database allows."""
 
-DATA = (
-    psycopg.DataError,
-    psycopg.IntegrityError,
-    psycopg.errors.ProgramLimitExceeded,
-    ValueError,
-    TypeError,
-    OverflowError,
-)
-"""Why rows could not be stored, where it is what they hold that is wrong."""
-
 log = structlog.get_logger("fogbook.projections")
 
 STREAMS = """

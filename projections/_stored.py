@@ -14,8 +14,18 @@ from psycopg.types.json import Jsonb
 from projections import _digest
 from projections._arrays import Array, array_of, plain
 from projections._digest import expand, expand_kept, row_bytes
-from projections._engine import Projection, R, Record, Rows, fold, keys_of
+from projections._engine import HandlerFailed, Projection, R, Record, Rows, fold, keys_of
 from projections._tables import Column, Row, Table, from_sql, table_of
+
+DATA = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    ValueError,
+    TypeError,
+    OverflowError,
+)
+"""Why rows could not be stored, where it is what they hold that is wrong."""
 
 COPY_ABOVE = 1_000
 """From about this many new rows on, COPY is faster than INSERT ... SELECT unnest."""
@@ -121,6 +131,14 @@ def flush(connection: psycopg.Connection[Any], *several: StoredRows) -> None:
     for rows in several:
         rows.clear_changes()
         rows.trim()
+
+
+def flush_one(connection: psycopg.Connection[Any], rows: StoredRows, record: Record) -> None:
+    """Write what one event made. Raises HandlerFailed where no table takes it."""
+    try:
+        flush(connection, rows)
+    except DATA as error:
+        raise HandlerFailed(record) from error
 
 
 def _changed_digests(

@@ -17,9 +17,9 @@ import psycopg
 import structlog
 
 from projections._engine import HandlerFailed, Projection, Record, all_projections
-from projections._quarantine import CAREFUL_LIMIT_S, told
+from projections._quarantine import CAREFUL_LIMIT_S, plain, told
 from projections._rebuild import rebuild, sweep
-from projections._stored import DigestLost, StoredRows, fold_batch
+from projections._stored import DATA, DigestLost, StoredRows, flush_one, fold_batch
 from projections._watchdog import watchdog
 
 LOOK_EVERY_S = 0.5
@@ -164,6 +164,10 @@ class Acts:
             reason, _ = told(failed)
             _end(connection, due, "failed", f"{failed}: {reason}")
             log.warning("act_failed", error=f"{failed}: {reason}", **where)
+        except DATA as error:
+            reason = f"No table takes the rows that it made: {plain(repr(error))}"
+            _end(connection, due, "failed", reason)
+            log.warning("act_failed", error=reason, **where)
         except DigestLost:
             _end(connection, due, "failed", "The digest of its rows was lost meanwhile.")
         else:
@@ -203,10 +207,11 @@ class _Doing:
         due = self._due
         row = connection.execute(EVENT, (due.zone, due.event)).fetchone()
         assert row is not None, "what was set aside is in the log"
-        rows = StoredRows(self._projection, due.zone, generation)
+        rows, record = StoredRows(self._projection, due.zone, generation), Record(*row)
         try:
             with connection.transaction(force_rollback=True), watchdog(CAREFUL_LIMIT_S):
-                fold_batch(connection, rows, [Record(*row)])
+                fold_batch(connection, rows, [record])
+                flush_one(connection, rows, record)
         except HandlerFailed as failed:
             place = (due.zone, due.projection, generation, due.event)
             connection.execute(NOTE, (*told(failed), *place))

@@ -20,6 +20,7 @@ from projections._engine import HandlerFailed, all_projections
 from projections._follower import ensure_checkpoints
 from projections._lease import IS_HELD
 from projections._rebuild import rebuild, sweep
+from projections._stored import DATA
 from projections._wanted import OPERATED
 from workers._broker import Wakes
 
@@ -145,7 +146,7 @@ class Sweeper:
             rebuild(lambda: self._connect(False), zone, projection, self._progress)
             with self._connect(False) as connection:
                 sweep(connection, zone, projection)
-        except (psycopg.Error, HandlerFailed) as error:
+        except (psycopg.Error, *DATA, HandlerFailed) as error:
             # Two workers may begin the same rebuild; one of them fails here, and the other one does the work.
             log.warning("rebuild_failed", zone=zone, projection=name, error=str(error))
         except Stopping:

@@ -26,6 +26,7 @@ from ops.verify import Found, verify
 from projections._engine import Record, Rows, all_projections
 from projections._follower import Follower
 from projections._rebuild import rebuild
+from projections.ledger import Reversal
 from tests.conftest import Database
 from tests.support import Economy, economy
 from workers import acts
@@ -89,15 +90,17 @@ async def balance(zone: Economy, who: str) -> tuple[int, bool]:
 
 
 @contextmanager
-def poison(*positions: int) -> Iterator[None]:
-    """The ledger's handler fails at these events."""
+def poison(*positions: int, unstorable: bool = False) -> Iterator[None]:
+    """The ledger's handler fails at these events, or makes a row that no table takes."""
     ledger = all_projections()[LEDGER]
     handler = ledger.handlers["Credited"]
 
     def fails(rows: Rows, event: Any, record: Record) -> None:
         handler(rows, event, record)
         if record.position in positions:
-            raise ValueError(f"too much at {record.position}")
+            if not unstorable:
+                raise ValueError(f"too much at {record.position}")
+            rows.of(Reversal, "t").reason = "a\0b"
 
     ledger.handlers["Credited"] = fails
     try:
@@ -429,6 +432,27 @@ async def test_nothing_is_done_about_an_event_that_is_not_set_aside(zone: Econom
     assert (await done(zone))[id] == ("refused", acts.NOT_SET_ASIDE)
     assert zone.digests()[LEDGER] == before
     assert (await standing(zone))[LEDGER]["generation"] == 1
+
+
+@played
+async def test_an_event_whose_rows_no_table_takes_is_neither_digested_nor_rebuilt(zone: Economy) -> None:
+    position = await pay(zone, 10)
+    with poison(position, unstorable=True):
+        await zone.catch_up()
+        retried = await act(zone, RetryQuarantined(LEDGER, position))
+        rebuilt = await act(zone, RebuildProjection(LEDGER, "to be sure"))
+        turn(zone)
+        turn(zone)
+    found = await done(zone)
+    assert [found[id][0] for id in (retried, rebuilt)] == ["failed", "failed"]
+    assert ["NUL" in found[id][1] or "UTF8" in found[id][1] for id in (retried, rebuilt)] == [True, True], (
+        found
+    )
+    assert (await standing(zone))[LEDGER]["generation"] == 1
+    id = await act(zone, RepairQuarantined(LEDGER, "mended"))
+    turn(zone)
+    assert (await done(zone))[id] == ("done", "")
+    assert await balance(zone, "ben") == (10, False)
 
 
 @played
