@@ -44,6 +44,8 @@ SHORT = (
     *("half of the answer arrived", "PostgreSQL said yes to nobody"),
 )
 
+BETWEEN, BETWEEN_LONG = 15, 400
+"""Commands from one point to the next; two hundred points of a long form see a hundred thousand commands."""
 ROUNDS = 20
 """Most times that a long form comes by every point."""
 
@@ -69,7 +71,11 @@ async def strike(stage: Stage, point: Point) -> None:
         link.lift(trap)
     stage.counts[f"killed when {point.name}"] += 1
     stage.counts["named points"] += 1
-    await stage.traffic.more(15)
+    await go_on(stage)
+
+
+async def go_on(stage: Stage) -> None:
+    await stage.traffic.more(BETWEEN_LONG if stage.long else BETWEEN)
 
 
 async def strike_at_random(stage: Stage) -> None:
@@ -86,7 +92,7 @@ async def strike_at_random(stage: Stage) -> None:
     else:
         await stage.in_thread(world.kill, name)
     stage.counts["random points"] += 1
-    await stage.traffic.more(15)
+    await go_on(stage)
 
 
 @scenario(
@@ -115,6 +121,6 @@ async def killed(stage: Stage) -> None:
         for each in ("worker1", "valkey") if stage.long else ("worker1",):
             await stage.in_thread(stage.world.kill, each)
             stage.counts["random points"] += 1
-            await stage.traffic.more(15)
+            await go_on(stage)
         await stage.in_thread(stage.world.pause, "api", 6.0 if stage.long else 0.3)
-        await stage.traffic.more(15)
+        await go_on(stage)
