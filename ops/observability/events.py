@@ -22,6 +22,7 @@ EVENTS = {
     "attempt_failed": "An event was tried by itself and failed again; after enough of that it is quarantined.",
     "checkpoints_failed": "The archivist has no database; it is tried again.",
     "child_ended": "A process of `fogbook up` ended and is started again.",
+    "batch_not_stored": "Rows of a batch hold what no table takes; each read model takes it by itself next.",
     "child_failed": "A process of `fogbook up` ended with an error and is started again.",
     "clock_ahead": "This process's clock is ahead of the database's: commands are refused until it is set.",
     "clock_behind": "This process's clock is behind the log's: time stands still meanwhile.",
