@@ -129,7 +129,7 @@ async def _send(database: Database, *commands: tuple[Any, str]) -> list[int]:
                     by=by,
                     role="operator" if by == "operator" else "participant",
                     key=f"k{sequencer.head.number}",
-                    request=encode_json({"body": body}),
+                    request=encode_json({"command": f"ledger/{type(body).__name__}", "body": body}),
                 )
             )
             for body, by in commands
