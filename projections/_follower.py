@@ -194,7 +194,9 @@ class Follower:
         self._quarantine.take_back(self._zone)
         self._paused = paused(self._connection, self._zone)
         known = all_projections()
-        for name, generation, position, predecessor_died, code in self._lease.take():
+        taken = self._lease.take()
+        self._quarantine.forget_passed(self._zone, [name for name, _, _, died, _ in taken if not died])
+        for name, generation, position, predecessor_died, code in taken:
             if name not in known or known[name].code != code:
                 continue  # A rebuild by today's code, or for a digest, is due; the sweeper asks for it.
             rows = StoredRows(known[name], self._zone, generation)
@@ -209,7 +211,7 @@ class Follower:
 
     def _mind(self, fed: Fed) -> None:
         """A predecessor died; what it noted tells where, if it was an event's fault."""
-        suspects = self._quarantine.suspects(fed.key, fed.position)
+        suspects = self._quarantine.suspects(fed.key)
         fed.alone = True
         if suspects.position:
             fed.careful_from = fed.careful_until = suspects.position
@@ -413,12 +415,14 @@ class Follower:
     def _advance_alone(self, fed: Fed, upto: int) -> int:
         """Take a batch of this projection only, up to an event that is under suspicion. It is counted beforehand, so
         that whoever comes after its death knows that it was this one."""
-        self._quarantine.note_batch(fed.key)
         records: list[Record] = []
+        noted = False
         try:
             with self._connection.transaction():
                 if not self._lock([fed]):
                     return 0
+                self._quarantine.note_batch(fed.key)
+                noted = True
                 records = before(fed.careful_from, self._tail(fed.position, upto=upto))
                 with watchdog(FOLD_LIMIT_S):
                     self._fold(fed, records)
@@ -436,7 +440,8 @@ class Follower:
             return len(records)
         except BaseException:
             self._forget([fed])
-            self._quarantine.excuse(fed.key, BATCH_NOTE)
+            if noted:
+                self._quarantine.excuse(fed.key, BATCH_NOTE)
             raise
         fed.alone = False
         self._moved([fed], records)

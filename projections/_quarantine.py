@@ -53,7 +53,7 @@ WHERE zone = %s AND projection = %s AND generation = %s AND quarantined AND NOT 
 """
 
 SUSPECTS = """
-SELECT position, attempts FROM quarantine
+SELECT position FROM quarantine
 WHERE zone = %s AND projection = %s AND generation = %s AND NOT quarantined ORDER BY position
 """
 
@@ -80,6 +80,12 @@ UPDATE quarantine SET error = %s, stack = %s WHERE zone = %s AND projection = %s
 FORGET = """
 DELETE FROM quarantine
 WHERE zone = %s AND projection = %s AND generation = %s AND position = %s AND NOT quarantined
+"""
+
+FORGET_PASSED = """
+DELETE FROM quarantine q USING checkpoints c
+WHERE c.zone = %s AND c.live AND (q.zone, q.projection, q.generation) = (c.zone, c.projection, c.generation)
+  AND NOT q.quarantined AND (q.position BETWEEN 1 AND c.position OR q.position = 0 AND q.projection = ANY(%s))
 """
 
 TAKE_BACK = """
@@ -167,19 +173,18 @@ class Quarantine:
 
     # Attempts
 
-    def suspects(self, key: Key, checkpoint: int) -> Suspects:
-        """What a predecessor left; notes that mean nothing any more are forgotten."""
-        batch, suspect = False, 0
-        for position, _ in self._connection.execute(SUSPECTS, key).fetchall():
-            if position > checkpoint:
-                suspect = suspect or position
-            elif position == BATCH:
-                batch = True
-            else:
-                self.forget(key, position)
-        if suspect and batch:
+    def suspects(self, key: Key) -> Suspects:
+        """What a predecessor left that died."""
+        noted = [position for (position,) in self._connection.execute(SUSPECTS, key).fetchall()]
+        suspect = next((position for position in noted if position != BATCH), 0)
+        if suspect and BATCH in noted:
             self.forget(key, BATCH)
-        return Suspects(batch and not suspect, suspect)
+        return Suspects(BATCH in noted and not suspect, suspect)
+
+    def forget_passed(self, zone: str, ended_well: Sequence[str]) -> None:
+        """Attempts at events that are behind the checkpoint, and at batches of projections that nobody died over, mean
+        nothing any more, whyever they are still there."""
+        self._connection.execute(FORGET_PASSED, (zone, list(ended_well)))
 
     def suspect(self, key: Key, record: Record) -> None:
         """Whoever comes next knows, also where the batch's connection was lost while the handler hung."""

@@ -156,7 +156,8 @@ def check_read_models(world: World, *names: str) -> None:
     """What followed the log through all of it equals a fresh rebuild, and the digests say so."""
     timers_settled(world)
     with world.connect() as connection:
-        assert connection.execute("SELECT * FROM quarantine").fetchall() == []
+        aside = connection.execute("SELECT * FROM quarantine").fetchall()
+        assert aside == [], aside
         live = digests(connection)
         for name, projection in all_projections().items():
             if not names or name in names:

@@ -73,15 +73,16 @@ async def found(made: Economy) -> None:
 
 
 async def session(
-    made: Economy, rng: random.Random, reads: list[Read], enough: Callable[[int], bool], counts: Any
+    made: Economy, who: str, rng: random.Random, reads: list[Read], enough: Callable[[int], bool], counts: Any
 ) -> None:
-    """Pays now and then, and reads what became of it; never sees less than before."""
+    """Pays now and then, and reads what became of it; never sees less than before. With a key of its own: one key may
+    not ask as often as all of them do."""
     last = 0
     while not enough(len(reads)):
         if rng.random() < 0.2:
             last = max(last, await pay(made, rng, counts))
         named = {"min_position": last} if rng.random() < 0.5 else {}
-        response = await made.get(PATH, limit=100, **named)
+        response = await made.get(PATH, who, "auditor", limit=100, **named)
         if response.status_code == 503 and counts["told to come back"] < MOST_AWAY:
             # A machine that is very busy may be out of time; then nothing was said.
             counts["told to come back"] += 1
@@ -129,6 +130,7 @@ async def _read_along(database: Database, seed: int, enough: Callable[[int], boo
                 *(
                     session(
                         made,
+                        f"o{number}",
                         random.Random(f"{seed}/{number}"),
                         reads,
                         lambda mine: enough(SESSIONS * mine),
