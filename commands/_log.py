@@ -24,7 +24,7 @@ from commands._codec import (
     state_schema,
 )
 from domain._kernel import Stream
-from ops.waits import WAIT_S, AsyncConnection, connection_options
+from ops.waits import AWAY, WAIT_S, AsyncConnection, connection_options
 
 T = TypeVar("T")
 
@@ -209,7 +209,7 @@ class PostgresLog:
                 raise KeyUsed from error
             if error.sqlstate == "FB003":
                 raise ClockAhead(str(error)) from error
-            if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            if isinstance(error, AWAY):
                 raise LogUnavailable(str(error)) from error
             raise
 
@@ -290,7 +290,7 @@ class PostgresLog:
                 yield Head(*rows[0])
         except BaseException as error:
             self._prepared = False  # With a rollback psycopg drops whatever is prepared, ours included.
-            if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            if isinstance(error, AWAY):
                 raise LogUnavailable(str(error)) from error
             raise
 

@@ -34,6 +34,17 @@ GIVING_UP: dict[str, Any] = {
 }
 """So that a connection whose other end is gone ends as well, whoever waits for it (s, s, s, number, ms)."""
 
+AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+"""How it shows that the database is away or takes nothing for now, whatever was asked of it. psycopg counts the last
+ones among its caller's errors: a process that was stopped in a transaction has lost it, a server that stands by takes
+no writes."""
+
 AT_WORK = """
 SELECT state = 'active' AND wait_event_type IS DISTINCT FROM 'Client' FROM pg_stat_activity WHERE pid = %s
 """

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-import psycopg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
@@ -32,6 +31,7 @@ from ops.limits import COMMANDS, HISTORY, OPEN, QUERIES, Gate, Holder, Limits
 from ops.problems import SCHEMA, Problem, documented
 from ops.production import check_production
 from ops.settings import Settings
+from ops.waits import AWAY
 
 MOST_BODY_BYTES = 65_536
 MOST_BATCH_BYTES = 4 * 1024 * 1024
@@ -214,7 +214,7 @@ def to_problem(error: Exception) -> Problem:
         return error
     if isinstance(error, ClientDisconnect):
         return Problem(400, "client-left", "The client left before its body was complete.")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+    if isinstance(error, AWAY):
         log.warning("database_unavailable", error=str(error))
         return Problem(503, "unavailable", "The database does not answer.", headers={"Retry-After": "1"})
     log.error("request_failed", exc_info=error)

@@ -16,11 +16,11 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
-import psycopg
 
 import projections
 from commands._codec import event_decoder
 from domain._upcasts import former_names
+from ops.waits import AWAY
 from projections import _digest
 from projections._tables import Row, Table, table_of
 from projections._watchdog import HandlerHung
@@ -324,7 +324,7 @@ def fold(rows: Rows, records: Iterable[Record]) -> None:
             assert decoder is not None, "a projection handles events of our own only"
             try:
                 handler(rows, decoder(record.data), record)
-            except (psycopg.OperationalError, psycopg.InterfaceError):
+            except AWAY:
                 raise
             except Exception as error:
                 raise HandlerFailed(record) from error

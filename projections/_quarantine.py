@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 import structlog
 
+from ops.waits import AWAY
 from projections._engine import HandlerFailed, Record, Rows, keys_of
 from projections._stored import StoredRows
 from projections._watchdog import HandlerHung, watchdog
@@ -204,7 +205,7 @@ class Quarantine:
     def excuse(self, key: Key, position: int) -> None:
         """The last attempt says nothing of the event: it is the database that failed."""
         self._excused.add((key, position))
-        with suppress(psycopg.OperationalError, psycopg.InterfaceError):
+        with suppress(*AWAY):
             self.take_back(key[0])
 
     def take_back(self, zone: str) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import psycopg
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -20,6 +19,7 @@ from commands._codec import ZONE_SCHEMA, encode_json
 from domain._kernel import Text
 from ops.limits import live
 from ops.problems import Problem, documented
+from ops.waits import AWAY
 from ops.web import App
 from queries._events import Event, ndjson, plain, rfc3339
 from queries._http import QueryApi
@@ -121,7 +121,7 @@ class History:
                     after = max(looked, after)
                     if events:
                         yield b"".join(b"id: %d\ndata: %b\n\n" % (e.position, e.line()) for e in events)
-        except (Stopping, psycopg.OperationalError, psycopg.InterfaceError):
+        except (Stopping, *AWAY):
             return
 
     # Streams

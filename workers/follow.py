@@ -19,6 +19,7 @@ import psycopg
 import redis
 import structlog
 
+from ops.waits import AWAY
 from projections._follower import Follower
 from projections._quarantine import Excused
 from projections._wanted import OPERATED
@@ -68,7 +69,7 @@ class Followers:
             return
         try:
             worked = self._tenure(zone)
-        except psycopg.OperationalError as error:
+        except AWAY as error:
             log.warning("database_unavailable", zone=zone, error=str(error))
             self._let_go(zone)
             return
@@ -111,7 +112,7 @@ class Followers:
                 row = connection.execute(BEHIND, (zone,)).fetchone()
             if row is not None and row[0] and not self._stopping.is_set():
                 self._wakes.send(zone)
-        except (redis.RedisError, dramatiq.BrokerError, psycopg.OperationalError) as error:
+        except (redis.RedisError, dramatiq.BrokerError, *AWAY) as error:
             log.warning("hand_over_failed", zone=zone, error=str(error))
 
     def _let_go(self, zone: str) -> None:

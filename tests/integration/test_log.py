@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from commands._deciding import Command, Outcome
-from commands._log import SNAPSHOT_EVERY, Batch, PostgresLog
+from commands._log import SNAPSHOT_EVERY, Batch, LogUnavailable, PostgresLog
 from commands._sequencer import Sequencer
 from domain.ledger import MintTokens, OpenWallet, Transfer, accounts, mint_tokens, open_wallet, transfer
 from ops.migrate import migrate
@@ -89,6 +89,34 @@ def test_a_stopped_process_does_not_hold_the_head_for_ever(zone: Database) -> No
             with pytest.raises(Exception, match=r"terminating|closed|lost|idle"):
                 await held.__aexit__(None, None, None)
             await stopped.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["idle_in_transaction_session_timeout = 20", "transaction_read_only = on", "statement_timeout = 1"],
+)
+def test_whatever_ends_or_forbids_a_transaction_the_log_is_away_and_no_command_failed(
+    zone: Database, setting: str
+) -> None:
+    """A process that is stopped under the lock finds its session ended; a server that stands by takes no writes."""
+
+    async def scenario() -> None:
+        log = PostgresLog(zone.url, APP_ROLE)
+        await log.connect()
+
+        async def append() -> None:
+            async with log.locked("main") as head:
+                assert log._connection is not None
+                await log._connection.execute(f"SET LOCAL {setting}")
+                await asyncio.sleep(0.5)
+                await log._rows("SELECT pg_sleep(0.1)", ())
+                await log.append("main", head, head.at, Batch())
+
+        with pytest.raises(LogUnavailable):
+            await append()
+        await log.close()
 
     asyncio.run(scenario())
 
