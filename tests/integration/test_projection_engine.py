@@ -369,6 +369,33 @@ def test_what_the_database_fails_at_is_held_against_no_event(bench: Bench, failu
     assert bench.totals()["wallet:b"] == (1, 1, False)
 
 
+def test_notes_of_attempts_do_not_outlive_what_they_were_about(bench: Bench) -> None:
+    """One who was killed between his commit and the note's end, and one whose rows somebody else held."""
+    bench.pay("wallet:a", "wallet:b", 1)
+    bench.follow()
+    with bench.connect() as connection:
+        for position in (0, 2):
+            connection.execute(
+                "INSERT INTO quarantine (zone, projection, generation, position, stream, attempts, quarantined, error)"
+                " VALUES ('main', 'test', 1, %s, '', 1, false, 'its worker died')",
+                (position,),
+            )
+    bench.follow()
+    killed = Follower(bench.connect, "main")
+    assert killed.begin()
+    killed.close()
+    bench.pay("wallet:a", "wallet:b", 2)
+    waits = Follower(bench.connect, "main")
+    assert waits.begin()
+    with bench.connect() as connection, connection.transaction():
+        connection.execute("SELECT FROM checkpoints FOR UPDATE")
+        assert waits.advance() == 0
+    waits.end()
+    waits.close()
+    with bench.connect() as connection:
+        assert connection.execute("SELECT * FROM quarantine").fetchall() == []
+
+
 def test_a_row_that_cannot_be_loaded_is_held_against_no_event(bench: Bench) -> None:
     healthy = bench.projection.handlers["Debited"]
     failures = 2 * MOST_ATTEMPTS
