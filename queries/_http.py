@@ -302,7 +302,8 @@ def _not_modified(etag: str, position: int) -> Response:
 
 def entity_tags(header: str | None) -> list[str]:
     """The tags of an If-None-Match header; weak ones compare like strong ones there (RFC 9110, 13.1.2)."""
-    return [tag.strip().removeprefix("W/") for tag in (header or "").split(",") if tag.strip()]
+    tags = (each.strip().removeprefix("W/").strip() for each in (header or "").split(","))
+    return [tag for tag in tags if tag]
 
 
 # Registration
