@@ -235,8 +235,10 @@ class Export:
     def entries(self) -> Iterator[tuple[str, bytes, bytes | None]]:
         seen = dict.fromkeys(self.counts, 0)
         build = {"event": self.event, "command": self.command, "attestation": self.attestation}
+        where = "The export"
         try:
-            for line in self.file:
+            for number, line in enumerate(self.file, 2):
+                where = f"Line {number} of the export"
                 ((kind, fields),) = json.loads(line).items()
                 if kind == "end":
                     if (fields["lines"], fields["sha256"]) != (self.lines, self.hashed.hexdigest()):
@@ -248,9 +250,11 @@ class Export:
                 self.lines += 1
                 seen[f"{kind}s"] += 1
                 log = "events" if kind == "event" else "fates"
+                place = seen["events"] if log == "events" else seen["commands"] + seen["attestations"]
+                where = f"{log}, entry {place - 1}: line {number} of the export"
                 yield log, build[kind](fields), bytes.fromhex(fields["leaf"])
         except BROKEN as error:
-            raise Unusable(f"Line {self.lines + 1} of the export cannot be read: {error!r}.") from error
+            raise Unusable(f"{where} cannot be read: {error!r}.") from error
         raise Unusable("The export was cut off.")
 
     def event(self, e: dict[str, Any]) -> bytes:

@@ -231,6 +231,20 @@ def test_an_export_that_was_cut_off_is_shorter_than_a_checkpoint(
     assert code == 1 and f"{tmp_path / 'kept'} is of" in out and "cut off" in out
 
 
+@pytest.mark.parametrize(
+    ("kind", "number", "named"), [("event", 77, "events, entry 76: line "), ("command", 40, "fates, entry ")]
+)
+def test_a_value_that_no_entry_can_hold_is_named_by_its_place(
+    script: Path, export: Path, tmp_path: Path, kind: str, number: int, named: str
+) -> None:
+    field = {"event": "version", "command": "events"}[kind]
+    beyond = altered(
+        export, tmp_path / "beyond", lambda lines: find(lines, kind, number).update({field: 2**70})
+    )
+    code, out = audit(script, "--export", beyond)
+    assert code == 2 and named in out and "of the export cannot be read" in out, out
+
+
 def test_input_that_cannot_be_used_is_exit_code_2(
     script: Path, export: Path, honest: Honest, tmp_path: Path
 ) -> None:
