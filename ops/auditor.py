@@ -237,8 +237,8 @@ class Export:
         build = {"event": self.event, "command": self.command, "attestation": self.attestation}
         where = "The export"
         try:
-            for number, line in enumerate(self.file, 2):
-                where = f"Line {number} of the export"
+            for line in self.file:
+                where = f"Line {self.lines + 1} of the export"
                 ((kind, fields),) = json.loads(line).items()
                 if kind == "end":
                     if (fields["lines"], fields["sha256"]) != (self.lines, self.hashed.hexdigest()):
@@ -251,7 +251,7 @@ class Export:
                 seen[f"{kind}s"] += 1
                 log = "events" if kind == "event" else "fates"
                 place = seen["events"] if log == "events" else seen["commands"] + seen["attestations"]
-                where = f"{log}, entry {place - 1}: line {number} of the export"
+                where = f"{log}, entry {place - 1}: line {self.lines} of the export"
                 yield log, build[kind](fields), bytes.fromhex(fields["leaf"])
         except BROKEN as error:
             raise Unusable(f"{where} cannot be read: {error!r}.") from error

@@ -195,7 +195,8 @@ class Follower:
         self._paused = paused(self._connection, self._zone)
         known = all_projections()
         taken = self._lease.take()
-        self._quarantine.forget_passed(self._zone, [name for name, _, _, died, _ in taken if not died])
+        if taken:
+            self._quarantine.forget_passed(self._zone, [name for name, _, _, died, _ in taken if not died])
         for name, generation, position, predecessor_died, code in taken:
             if name not in known or known[name].code != code:
                 continue  # A rebuild by today's code, or for a digest, is due; the sweeper asks for it.

@@ -256,9 +256,8 @@ def test_the_explorer_shows_what_happens(context: BrowserContext, lived: Databas
 
 def test_a_session_that_is_over_is_said_and_led_back(context: BrowserContext) -> None:
     page = context.new_page()
-    with page.expect_response(
-        "**/console/live/accounts*"
-    ):  # It would be told, else, that its session is over.
+    # It is followed before its session ends, or it would be led away at once.
+    with page.expect_response("**/console/live/accounts*"):
         page.goto("/console/accounts")
     (cookie,) = context.cookies()
     context.add_cookies([{**cookie, "value": cookie["value"][:-8] + "AAAAAAAA"}])  # type: ignore[typeddict-item]

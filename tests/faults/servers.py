@@ -118,9 +118,8 @@ async def evict(stage: Stage) -> None:
             client.config_set("maxmemory-policy", "allkeys-random")
             client.config_set("maxmemory", used + 200_000)
             for number in range(EVICTED):
-                with suppress(
-                    OutOfMemoryError
-                ):  # Connections take room, too: there may be nothing left to evict.
+                # Connections take room, too: there may be nothing left to evict.
+                with suppress(OutOfMemoryError):
                     client.set(f"crowd:{number}", "x" * 500)
             stage.counts["valkey evicted"] += client.info("stats")["evicted_keys"]
             client.config_set("maxmemory", 256 * 2**20)

@@ -232,12 +232,12 @@ def test_an_export_that_was_cut_off_is_shorter_than_a_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "named"), [("event", 77, "events, entry 76: line "), ("command", 40, "fates, entry ")]
+    ("kind", "number", "field", "named"),
+    [("event", 77, "version", "events, entry 76: line "), ("command", 40, "events", "fates, entry ")],
 )
 def test_a_value_that_no_entry_can_hold_is_named_by_its_place(
-    script: Path, export: Path, tmp_path: Path, kind: str, number: int, named: str
+    script: Path, export: Path, tmp_path: Path, kind: str, number: int, field: str, named: str
 ) -> None:
-    field = {"event": "version", "command": "events"}[kind]
     beyond = altered(
         export, tmp_path / "beyond", lambda lines: find(lines, kind, number).update({field: 2**70})
     )

@@ -690,31 +690,18 @@ def test_a_panel_is_renewed_once_for_all_who_watch_it(run: Callable[[Test], None
                 return await original(*arguments)
 
             console._panel = counted  # type: ignore[method-assign]
-            heard: dict[str, list[bytes]] = {"olga": [], "otto": []}
-
-            async def listen(name: str, reader: Reader) -> None:
-                request = reader.http.build_request("GET", f"/console/live/accounts?seen={head}")
-                scope = {
-                    "type": "http",
-                    "method": "GET",
-                    "path": "/console/live/accounts",
-                    "query_string": f"seen={head}".encode(),
-                    "headers": [(k.lower(), v) for k, v in request.headers.raw],
-                    "path_params": {"page": "accounts"},
-                }
-                response = await console.live(Request(scope))
-                async for part in response.body_iterator:  # type: ignore[attr-defined]
-                    heard[name].append(part)
-                    if b"event: supply" in b"".join(heard[name]):
-                        return
-
-            listeners = [asyncio.create_task(listen("olga", olga)), asyncio.create_task(listen("otto", otto))]
+            path = f"/console/live/accounts?seen={head}"
+            parts: list[list[bytes]] = [[], []]
+            listeners = [
+                asyncio.create_task(heard(console, reader, path, b"event: supply", said))
+                for reader, said in zip((olga, otto), parts, strict=True)
+            ]
             await asyncio.sleep(0.05)
             await asyncio.to_thread(go_on, served.database, "zoe")
             await asyncio.to_thread(sign, served.database)
             async with asyncio.timeout(60):
                 await asyncio.gather(*listeners)
-            assert heard["olga"][1:] == heard["otto"][1:]
+            assert parts[0][1:] == parts[1][1:]
             assert set(asked.values()) == {1}, asked
             assert asked["supply"] == 1
             assert not live._listeners

@@ -225,9 +225,8 @@ def test_due_timers_are_issued_once_and_refusals_back_off(up: Started) -> None:
     assert fates() == {"test:gone": (1, False, "hold-not-found")}
     send("platform/advance-clock", "c1", {}, **{"fogbook-at": "2026-01-02T00:00:00Z"})
     eventually(lambda: fates().get("test:h1", ())[1:2] == (True,) and fates()["test:gone"][0] == 2)
-    up.query(
-        add, "test:later", "2026-01-02T00:00:00Z", '{"hold": "h1"}'
-    )  # One turn more for all that are due.
+    # One turn more for all that are due.
+    up.query(add, "test:later", "2026-01-02T00:00:00Z", '{"hold": "h1"}')
     eventually(lambda: "test:later" in fates())
     assert fates()["test:h1"] == (1, True, "")
     assert up.query("SELECT count(*) FROM events WHERE zone = 'timed' AND type = 'HoldExpired'") == [(1,)]
