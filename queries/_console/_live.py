@@ -1,9 +1,11 @@
 """Live pages: one look at the positions for all of them, one query for all who see the same, at most one connection.
 
 A page tells which panels it shows. Once in a while the positions of all projections that somebody watches are read; a
-panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it. Rendering never
-takes more than a fifth of the time, whatever is watched: then pages are renewed less often. After each panel there is a
-rest, and pages are told a few at a time: five hundred at once would keep a processor for as long as twenty commands do.
+panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it.
+
+Commands come first: rendering takes a hundredth of the time as long as four seconds suffice for all that moved, and
+never more than a fifth, whatever is watched. Meanwhile pages are told a few at a time, each of all that waits for it:
+the more are open, the later. Five hundred at once would keep a processor for as long as twenty commands do.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ import structlog
 from ops.pool import Pool
 
 LEAST_PAUSE_S = 1.0
-SHARE = 4
-"""Times as long as it rendered a panel it rests."""
+LONG_REST, LEAST_REST = 99, 4
+"""Times as long as it took to render a panel is the rest after it: where there is time, and in any case."""
+CALM_S = 4.0
+"""As long as this, a round may last for the sake of long rests."""
 KEEP_ALIVE_S = 15.0
 TOLD_AT_ONCE = 10
 """Pages: about a millisecond."""
+PAGE_S = 0.008
+"""For each open page, between one time that they are told and the next: four seconds where there are five hundred."""
 MOST_LISTENERS = 1_000
 MOST_WATCHED = 2_000
 
@@ -92,7 +98,7 @@ class Live:
         self._pool = pool
         self._watched: dict[Watch, _Watched] = {}
         self._listeners: set[Listener] = set()
-        self._looker: asyncio.Task[None] | None = None
+        self._at_work: asyncio.Task[None] | None = None
         self._stopping = False
 
     async def follow(self, watches: dict[Watch, tuple[Render, int]], alive: Alive) -> AsyncIterator[bytes]:
@@ -110,8 +116,8 @@ class Live:
             elif not watched.event:
                 watched.position = min(watched.position, position)
             watched.listeners[listener] = render
-        if self._looker is None or self._looker.done():
-            self._looker = asyncio.create_task(self._look_for_ever(), name="console")
+        if self._at_work is None or self._at_work.done():
+            self._at_work = asyncio.create_task(self._work(), name="console")
         return self._events(listener, watches, alive)
 
     async def _events(
@@ -155,17 +161,48 @@ class Live:
 
     async def stop(self) -> None:
         self.let_go()
-        if self._looker is not None:
-            self._looker.cancel()
-            await asyncio.gather(self._looker, return_exceptions=True)
+        if self._at_work is not None:
+            self._at_work.cancel()
+            await asyncio.gather(self._at_work, return_exceptions=True)
 
-    async def _look_for_ever(self) -> None:
-        while self._watched:
-            try:
-                await self._look()
-            except psycopg.Error as error:
-                log.warning("console_not_renewed", error=str(error))
-            await self._tell(LEAST_PAUSE_S)
+    async def _work(self) -> None:
+        """Look and tell until nobody watches any longer."""
+        telling = asyncio.create_task(self._tell_for_ever(), name="console tells")
+        try:
+            while self._watched:
+                try:
+                    await self._look()
+                except psycopg.Error as error:
+                    log.warning("console_not_renewed", error=str(error))
+                await asyncio.sleep(LEAST_PAUSE_S)
+        finally:
+            telling.cancel()
+
+    async def _look(self) -> None:
+        """One round: what moved is rendered, and waits for those who watch it."""
+        zones = sorted({watch.zone for watch in self._watched})
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(MOVED, {"zones": zones})
+            positions = {(zone, name): position for zone, name, position in await cursor.fetchall()}
+        moved = [
+            (watch, watched, position)
+            for watch, watched in self._watched.items()
+            if (position := positions.get((watch.zone, watch.projection), 0)) != watched.position
+        ]
+        for watch, watched, position in moved:
+            begun = time.monotonic()
+            text = await watched.render()
+            watched.position = position
+            event = b"" if text is None else _event(watch.panel, text)
+            if event and event != watched.event:
+                watched.event = event
+                for listener in watched.listeners:
+                    listener.waiting[watch.panel] = event
+            await asyncio.sleep(_rest(time.monotonic() - begun, len(moved)))
+
+    async def _tell_for_ever(self) -> None:
+        while True:
+            await self._tell(max(LEAST_PAUSE_S, PAGE_S * len(self._listeners)))
 
     async def _tell(self, within_s: float) -> None:
         """Have each page that something waits for sent it, and rest until the time is over."""
@@ -176,28 +213,10 @@ class Live:
                 listener.fresh.set()
             await asyncio.sleep(within_s / len(turns))
 
-    async def _look(self) -> None:
-        """One round: what moved is rendered, and waits for those who watch it."""
-        zones = sorted({watch.zone for watch in self._watched})
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(MOVED, {"zones": zones})
-            positions = {(zone, name): position for zone, name, position in await cursor.fetchall()}
-        told = time.monotonic()
-        for watch, watched in list(self._watched.items()):
-            position = positions.get((watch.zone, watch.projection), 0)
-            if position != watched.position:
-                begun = time.monotonic()
-                text = await watched.render()
-                watched.position = position
-                event = b"" if text is None else _event(watch.panel, text)
-                if event and event != watched.event:
-                    watched.event = event
-                    for listener in watched.listeners:
-                        listener.waiting[watch.panel] = event
-                await asyncio.sleep(SHARE * (time.monotonic() - begun))
-                if time.monotonic() - told >= LEAST_PAUSE_S:  # Nobody waits for all of what very many watch.
-                    await self._tell(LEAST_PAUSE_S)
-                    told = time.monotonic()
+
+def _rest(spent_s: float, panels: int) -> float:
+    """Seconds after a panel that took that long to render, one of so many."""
+    return max(LEAST_REST * spent_s, min(LONG_REST * spent_s, CALM_S / panels))
 
 
 def _event(name: str, text: str) -> bytes:
