@@ -4,8 +4,8 @@ A page tells which panels it shows. Once in a while the positions of all project
 panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it.
 
 Commands come first: rendering takes a hundredth of the time as long as four seconds suffice for all that moved, and
-never more than a fifth, whatever is watched. Meanwhile pages are told a few at a time, each of all that waits for it:
-the more are open, the later. Five hundred at once would keep a processor for as long as twenty commands do.
+never more than a fifth, whatever is watched. Meanwhile pages are told one after the other, each of all that waits for
+it: the more are open, the later. Five hundred at once would keep a processor for as long as twenty commands do.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ LONG_REST, LEAST_REST = 99, 4
 CALM_S = 4.0
 """As long as this, a round may last for the sake of long rests."""
 KEEP_ALIVE_S = 15.0
-TOLD_AT_ONCE = 10
-"""Pages: about a millisecond."""
 PAGE_S = 0.008
 """For each open page, between one time that they are told and the next: four seconds where there are five hundred."""
 MOST_LISTENERS = 1_000
@@ -207,11 +205,11 @@ class Live:
     async def _tell(self, within_s: float) -> None:
         """Have each page that something waits for sent it, and rest until the time is over."""
         waiting = [each for each in self._listeners if each.waiting]
-        turns = range(0, max(len(waiting), 1), TOLD_AT_ONCE)
-        for first in turns:
-            for listener in waiting[first : first + TOLD_AT_ONCE]:
-                listener.fresh.set()
-            await asyncio.sleep(within_s / len(turns))
+        for listener in waiting:
+            listener.fresh.set()
+            await asyncio.sleep(within_s / len(waiting))
+        if not waiting:
+            await asyncio.sleep(within_s)
 
 
 def _rest(spent_s: float, panels: int) -> float:
