@@ -227,7 +227,9 @@ def _beside_open_pages(stage: Stage, figures: Figures, app: App, reader: httpx.C
                 if live:
                     opened = undo.enter_context(open_pages(app.port, pages, cookies))
                     time.sleep(stage.scale.command_s)
-                    watch = undo.enter_context(_watched(stage))
+                watch = undo.enter_context(
+                    _watched(stage)
+                )  # Also where there is nothing to see: it costs as well.
                 result = stage.load.run(stage.round(api, seconds=2 * stage.scale.command_s, rate=RATE))
             beside[live].append(result.p99_ms)
             if live:
