@@ -53,6 +53,8 @@ RATE = 200.0
 """Transfers a second beside open pages."""
 ROUNDS = 2
 """Times as many rounds as other parts take: the p99 of so few commands differs by a tenth from round to round."""
+SETTLING = 4
+"""Times as long as a side of a round of commands: pages are opened all at once and told everything, once."""
 LOOK_S = 0.005
 FILE = re.compile(r'(?:src|href)="(/console/static/[^"]+)"')
 
@@ -226,7 +228,7 @@ def _beside_open_pages(stage: Stage, figures: Figures, app: App, reader: httpx.C
             with contextlib.ExitStack() as undo:
                 if live:
                     opened = undo.enter_context(open_pages(app.port, pages, cookies))
-                    time.sleep(stage.scale.command_s)
+                    time.sleep(SETTLING * stage.scale.command_s)
                 watch = undo.enter_context(
                     _watched(stage)
                 )  # Also where there is nothing to see: it costs as well.
