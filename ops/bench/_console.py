@@ -232,7 +232,7 @@ def _beside_open_pages(stage: Stage, figures: Figures, app: App, reader: httpx.C
                 watch = undo.enter_context(
                     _watched(stage)
                 )  # Also where there is nothing to see: it costs as well.
-                result = stage.load.run(stage.round(api, seconds=2 * stage.scale.command_s, rate=RATE))
+                result = stage.load.run(stage.round(api, seconds=3 * stage.scale.command_s, rate=RATE))
             beside[live].append(result.p99_ms)
             if live:
                 busiest, renewed = max(busiest, watch.busiest), renewed + opened.events

@@ -106,10 +106,7 @@ class Panel:
     @property
     def shown(self) -> tuple[Column, ...]:
         """The columns, each with its kind."""
-        hints = get_type_hints(self.query.row, include_extras=True)
-        names = [f.name for f in fields(self.query.row) if f.name not in HIDDEN]
-        given = self.columns or tuple(Column(name) for name in names)
-        return tuple(c if c.kind else replace(c, kind=_kind(hints[c.name])) for c in given)
+        return _shown(self.query.row, self.columns)
 
     @property
     def inputs(self) -> list[tuple[str, str, str]]:
@@ -135,6 +132,13 @@ class Panel:
         table, *names = self.row or source_of(self.query) or ("",)
         parts = [str(item[name] if name in item else self.fixed.get(name, "")) for name in names]
         return (table, "|".join(parts)) if table else None
+
+
+@cache
+def _shown(row: type, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    hints = get_type_hints(row, include_extras=True)
+    given = columns or tuple(Column(f.name) for f in fields(row) if f.name not in HIDDEN)
+    return tuple(c if c.kind else replace(c, kind=_kind(hints[c.name])) for c in given)
 
 
 def _kind(hint: Any) -> str:

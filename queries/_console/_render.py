@@ -57,7 +57,7 @@ class View:
         return (f"{path}{joint}{query}" if query else path) + mark + place
 
     def linked(self, link: str, item: Mapping[str, Any]) -> str:
-        return self.url(link.format_map({name: quote(str(value), safe="") for name, value in item.items()}))
+        return self.url(link.format_map(_Quoted(item)))
 
     def because(self, row: tuple[str, str]) -> str:
         """The page that explains a row of a read model."""
@@ -104,6 +104,13 @@ class View:
             case "list" | "json":
                 return shortened(json.dumps(value, ensure_ascii=False))
         return shortened(str(value))
+
+
+class _Quoted(dict[str, Any]):
+    """A row whose fields stand in an address, when they are asked for."""
+
+    def __getitem__(self, name: str) -> str:
+        return quote(str(super().__getitem__(name)), safe="")
 
 
 MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
@@ -187,6 +194,7 @@ def environment() -> Environment:
     made = Environment(
         loader=PackageLoader("queries._console"),
         autoescape=select_autoescape(default=True),
+        auto_reload=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
