@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -67,15 +67,19 @@ class View:
     def amount(self, value: Any, asset: str = FOG) -> Markup:
         """Smallest units as whole tokens; the exact number is in the element's value."""
         scale = self.scales.get(asset, FOG_SCALE if asset == FOG else 0)
-        return Markup('<data value="{}" title="{} smallest units of {}">{}</data>').format(
-            value, value, asset, _parted(decimal(str(value), scale), scale)
+        return filled(
+            '<data value="%s" title="%s smallest units of %s">%s</data>',
+            value,
+            value,
+            asset,
+            _parted(decimal(str(value), scale), scale),
         )
 
     def show(self, column: Column, item: Mapping[str, Any]) -> Markup:
         """One field of a row, with its link."""
         shown = self._plain(column, item)
         if column.link and item[column.name] not in (None, ""):
-            return Markup('<a href="{}">{}</a>').format(self.linked(column.link, item), shown)
+            return filled('<a href="%s">%s</a>', self.linked(column.link, item), shown)
         return shown
 
     def _plain(self, column: Column, item: Mapping[str, Any]) -> Markup:
@@ -86,21 +90,25 @@ class View:
             case "amount":
                 return self.amount(value, str(item.get("asset", FOG)))
             case "rate":
-                return Markup('<data value="{}">{} %</data>').format(value, decimal(str(value), 2))
+                return filled('<data value="%s">%s %%</data>', value, decimal(str(value), 2))
             case "hundredths":
-                return Markup('<data value="{}">{}</data>').format(value, decimal(str(value), 2))
+                return filled('<data value="%s">%s</data>', value, decimal(str(value), 2))
             case "number":
-                return Markup('<data value="{}">{}</data>').format(value, grouped(str(value)))
+                return filled('<data value="%s">%s</data>', value, grouped(str(value)))
             case "seconds" | "milliseconds" | "microseconds":
-                return Markup('<data value="{}" title="{} {}">{}</data>').format(
-                    value, value, column.kind, lasting(int(value) * MICROSECONDS[column.kind])
+                return filled(
+                    '<data value="%s" title="%s %s">%s</data>',
+                    value,
+                    value,
+                    column.kind,
+                    lasting(int(value) * MICROSECONDS[column.kind]),
                 )
             case "time":
                 return moment(value)
             case "flag":
-                return Markup('<data value="{}">{}</data>').format(int(value), "yes" if value else "no")
+                return filled('<data value="%s">%s</data>', int(value), "yes" if value else "no")
             case "stack":
-                return Markup("<details><summary>where</summary><pre>{}</pre></details>").format(value)
+                return filled("<details><summary>where</summary><pre>%s</pre></details>", value)
             case "list" | "json":
                 return shortened(json.dumps(value, ensure_ascii=False))
         return shortened(str(value))
@@ -111,6 +119,12 @@ class _Quoted(dict[str, Any]):
 
     def __getitem__(self, name: str) -> str:
         return quote(str(super().__getitem__(name)), safe="")
+
+
+def filled(template: LiteralString, *values: Any) -> Markup:
+    """HTML of ours with values in the places of `%s`, each escaped, as `Markup.format` does; that takes three times
+    as long, and a table has thousands of cells."""
+    return Markup(template % tuple(map(escape, values)))  # noqa: S704 - what is not escaped is a literal
 
 
 MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
@@ -140,19 +154,19 @@ def _parted(digits: str, scale: int) -> Markup:
     missing = FIGURE_SPACE * (scale - len(rest))
     if not point:
         return escape(whole + (POINT_SPACE + missing if scale else ""))
-    return Markup("{}<i>.{}</i>").format(whole, rest + missing)
+    return filled("%s<i>.%s</i>", whole, rest + missing)
 
 
 def shortened(text: str) -> Markup:
     if len(text) <= MOST_SHOWN:
         return escape(text)
-    return Markup('<span title="{}">{}…</span>').format(text, text[:MOST_SHOWN])
+    return filled('<span title="%s">%s…</span>', text, text[:MOST_SHOWN])
 
 
 def moment(value: Any) -> Markup:
     """A time, to the second in the text, exact in the element."""
     text = str(value)
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, text, text[:19].replace("T", " "))
+    return filled('<time datetime="%s" title="%s">%s</time>', text, text, text[:19].replace("T", " "))
 
 
 def grouped(digits: str) -> str:
