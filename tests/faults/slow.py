@@ -151,8 +151,12 @@ async def connect(stage: Stage) -> Streams:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, stage.world.listening.getsockname())
-    return await asyncio.open_connection(sock=sock, limit=1024)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, stage.world.listening.getsockname())
+        return await asyncio.open_connection(sock=sock, limit=1024)
+    except BaseException:  # Those who come back while the others leave are cancelled here.
+        sock.close()
+        raise
 
 
 async def drip(streams: Streams) -> None:
