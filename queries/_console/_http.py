@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, NamedTuple
 
 from fastapi import Request
@@ -17,7 +18,7 @@ from queries._console._ask import Answered
 from queries._console._live import Live, Render, TooMany, Watch
 from queries._console._notices import Notices
 from queries._console._panels import PAGES, Page, Panel
-from queries._console._readers import UNAUTHENTICATED, Reader, Readers, SignedOut
+from queries._console._readers import UNAUTHENTICATED, Reader, Readers
 from queries._console._render import render
 from queries._console._screens import Screen
 from queries._console._session import Sessions, check_origin
@@ -201,15 +202,8 @@ class Console:
         return await self._followed(request, {watch: (tail.renewed, seen)})
 
     async def _followed(self, request: Request, watches: dict[Watch, tuple[Render, int]]) -> Response:
-        async def alive() -> bool:
-            try:
-                await self.readers.of(request)
-            except (SignedOut, Problem):
-                return False
-            return True
-
         try:
-            events = await self._live.follow(watches, alive)
+            events = await self._live.follow(watches, partial(self.readers.still_of, request))
         except TooMany:
             raise Problem(
                 503, "overloaded", "Too many pages are open already.", headers={"Retry-After": "10"}

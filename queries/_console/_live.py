@@ -98,6 +98,8 @@ class Live:
         self._listeners: set[Listener] = set()
         self._at_work: asyncio.Task[None] | None = None
         self._stopping = False
+        self._asking = asyncio.Lock()
+        """Held by what uses a connection, so that all open pages together need one."""
 
     async def follow(self, watches: dict[Watch, tuple[Render, int]], alive: Alive) -> AsyncIterator[bytes]:
         """Server-sent events: of each panel that changed its id and its text, and `over` when the session is. `watches`
@@ -126,7 +128,9 @@ class Live:
             known = time.monotonic()
             while not self._stopping:
                 if time.monotonic() - known >= KEEP_ALIVE_S:
-                    if not await alive():
+                    async with self._asking:
+                        holds = await alive()
+                    if not holds:
                         yield OVER
                         return
                     known = time.monotonic()
@@ -179,7 +183,7 @@ class Live:
     async def _look(self) -> None:
         """One round: what moved is rendered, and waits for those who watch it."""
         zones = sorted({watch.zone for watch in self._watched})
-        async with self._pool.connection() as connection:
+        async with self._asking, self._pool.connection() as connection:
             cursor = await connection.execute(MOVED, {"zones": zones})
             positions = {(zone, name): position for zone, name, position in await cursor.fetchall()}
         moved = [
@@ -188,8 +192,9 @@ class Live:
             if (position := positions.get((watch.zone, watch.projection), 0)) != watched.position
         ]
         for watch, watched, position in moved:
-            begun = time.monotonic()
-            text = await watched.render()
+            async with self._asking:
+                begun = time.monotonic()
+                text = await watched.render()
             watched.position = position
             event = b"" if text is None else _event(watch.panel, text)
             if event and event != watched.event:

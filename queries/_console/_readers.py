@@ -83,20 +83,33 @@ class Readers:
 
     async def of(self, request: Request) -> Reader:
         """Raises SignedOut."""
-        session = self._sessions.of(request)
-        if session is None:
-            raise SignedOut
-        try:
-            caller = await self._access.caller(session.authorization)
-        except Problem as problem:
-            if problem.status != UNAUTHENTICATED:
-                raise
-            raise SignedOut from None
+        session, caller = await self._signed_in(request)
         zone = request.query_params.get("zone") or _first_zone(caller)
         view = View(zone, request.query_params.get("as_of", ""), caller.principal, caller.role)
         reader = Reader(session, caller, view, Origin.of(request))
         notices = await self._notices.of(zone) if caller.may_enter(zone) else ()
         return replace(reader, view=replace(view, scales=await self._scales_of(reader), notices=notices))
+
+    async def still_of(self, request: Request) -> bool:
+        """Whether the session holds; also while nobody can tell."""
+        try:
+            await self._signed_in(request)
+        except SignedOut:
+            return False
+        except (Problem, psycopg.Error):
+            return True
+        return True
+
+    async def _signed_in(self, request: Request) -> tuple[Session, Caller]:
+        session = self._sessions.of(request)
+        if session is None:
+            raise SignedOut
+        try:
+            return session, await self._access.caller(session.authorization)
+        except Problem as problem:
+            if problem.status != UNAUTHENTICATED:
+                raise
+            raise SignedOut from None
 
     async def view_of(self, request: Request) -> View:
         """The reader's, so that he gets on from where he is; an empty one where nobody is known."""
