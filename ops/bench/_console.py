@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import statistics
 import threading
 import time
@@ -51,8 +53,8 @@ ABOUT = {
 HERE = {"sec-fetch-site": "same-origin"}
 RATE = 200.0
 """Transfers a second beside open pages."""
-ROUNDS = 2
-"""Times as many rounds as other parts take: the p99 of so few commands differs by a tenth from round to round."""
+ROUNDS = 8
+"""Times as many rounds as other parts take: the p99 of so few commands differs by a fifth from round to round."""
 SETTLING = 4
 """Times as long as a side of a round of commands: pages are opened all at once and told everything, once."""
 LOOK_S = 0.005
@@ -216,26 +218,24 @@ def _first_load(figures: Figures, reader: httpx.Client) -> None:
 
 
 def _beside_open_pages(stage: Stage, figures: Figures, app: App, reader: httpx.Client) -> None:
-    """Commands with and without open pages, in turns; a worker follows, so there is news for each page."""
+    """Commands with and without open pages, in turns; a worker follows, so there is news for each page. Without them,
+    the process that renews them is stopped: what counts is what pages cost that are open, not their being opened."""
     api, pages = stage.fogbook(), stage.scale.live_pages
     cookies = "; ".join(f"{name}={value}" for name, value in reader.cookies.items())
     beside: dict[bool, list[float]] = {True: [], False: []}
-    busiest, renewed = 0, 0
-    with following(stage):
+    busiest = 0
+    with following(stage), open_pages(app.port, pages, cookies) as opened:
+        time.sleep(SETTLING * stage.scale.command_s)
         for number in range(2 * ROUNDS * stage.scale.command_rounds):
             live = (number + number // 2) % 2 == 1  # Neither is always the first.
             stage.say(f"Console: commands beside {pages if live else 0} open pages.")
-            with contextlib.ExitStack() as undo:
-                if live:
-                    opened = undo.enter_context(open_pages(app.port, pages, cookies))
-                    time.sleep(SETTLING * stage.scale.command_s)
-                watch = undo.enter_context(
-                    _watched(stage)
-                )  # Also where there is nothing to see: it costs as well.
-                result = stage.load.run(stage.round(api, seconds=3 * stage.scale.command_s, rate=RATE))
+            # Connections are looked at on both sides: that costs as well.
+            with _watched(stage) as watch, contextlib.nullcontext() if live else _stopped(app):
+                time.sleep(stage.scale.command_s / 5)
+                result = stage.load.run(stage.round(api, seconds=1.5 * stage.scale.command_s, rate=RATE))
             beside[live].append(result.p99_ms)
-            if live:
-                busiest, renewed = max(busiest, watch.busiest), renewed + opened.events
+            busiest = max(busiest, watch.busiest if live else 0)
+        renewed = opened.events
     if not renewed:
         raise BenchFailed("no open page heard of anything")
     ratios = [a / b for a, b in zip(beside[True], beside[False], strict=True)]
@@ -247,6 +247,15 @@ def _beside_open_pages(stage: Stage, figures: Figures, app: App, reader: httpx.C
         "command_p99_ms_without": round(statistics.median(beside[False]), 2),
         "command_p99_ratio": round(statistics.median(ratios), 3),
     }
+
+
+@contextlib.contextmanager
+def _stopped(app: App) -> Iterator[None]:
+    os.kill(app.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(app.pid, signal.SIGCONT)
 
 
 BUSY = """

@@ -27,8 +27,8 @@ LONG_REST, LEAST_REST = 99, 4
 CALM_S = 4.0
 """As long as this, a round may last for the sake of long rests."""
 KEEP_ALIVE_S = 15.0
-PAGE_S = 0.008
-"""For each open page, between one time that they are told and the next: four seconds where there are five hundred."""
+PAGE_S = 0.012
+"""For each open page, between one time that they are told and the next: six seconds where there are five hundred."""
 MOST_LISTENERS = 1_000
 MOST_WATCHED = 2_000
 
