@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import statistics
@@ -251,11 +250,12 @@ def _beside_open_pages(stage: Stage, figures: Figures, app: App, reader: httpx.C
 
 @contextlib.contextmanager
 def _stopped(app: App) -> Iterator[None]:
-    os.kill(app.pid, signal.SIGSTOP)
+    assert app.child is not None
+    app.child.send(signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(app.pid, signal.SIGCONT)
+        app.child.send(signal.SIGCONT)
 
 
 BUSY = """

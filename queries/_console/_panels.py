@@ -14,7 +14,7 @@ from commands._codec import cache
 from domain._kernel import FOG
 from projections._schema import tables
 from queries._console._acts import Act
-from queries._openapi import kind_of
+from queries._parameters import terms_of
 from queries._query import QUERIES, Query
 from queries._sql import LIVE_JOIN, MOST_LIMIT, is_amount, plain
 from queries._told import TOLD
@@ -111,11 +111,10 @@ class Panel:
     @property
     def inputs(self) -> list[tuple[str, str, str]]:
         """Of each filter its name, its kind and what it is when nothing is said."""
-        hints = get_type_hints(self.query.parameters, include_extras=True)
-        known = {f.name: f.default for f in fields(self.query.parameters)}
+        terms = terms_of(self.query.parameters)
+        named = [(name, *terms[name]) for name in self.filters]
         return [
-            (name, str(kind_of(hints[name])), "" if known[name] in (MISSING, "") else str(known[name]))
-            for name in self.filters
+            (name, str(kind), "" if known in (MISSING, "") else str(known)) for name, kind, known in named
         ]
 
     def given(self, parameters: Mapping[str, str]) -> dict[str, str]:

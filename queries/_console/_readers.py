@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -93,11 +94,10 @@ class Readers:
     async def still_of(self, request: Request) -> bool:
         """Whether the session holds; also while nobody can tell."""
         try:
-            await self._signed_in(request)
+            with suppress(Problem, psycopg.Error):
+                await self._signed_in(request)
         except SignedOut:
             return False
-        except (Problem, psycopg.Error):
-            return True
         return True
 
     async def _signed_in(self, request: Request) -> tuple[Session, Caller]:
