@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import os
 import pkgutil
@@ -31,7 +30,7 @@ from ops.logging import configure_logging
 from ops.pool import open_pool
 from ops.safety import check_safe
 from ops.settings import APP_ROLE, Settings, SettingsIncomplete
-from ops.web import App
+from ops.web import App, freeze
 from workers._broker import Waker
 
 QUEUED = Gauge("fogbook_commands_queued", "Commands waiting for their batch", ["zone"])
@@ -130,13 +129,6 @@ def _stop_process(error: BaseException) -> None:
     """A sequencer that cannot go on ends its process: whoever supervises it starts a fresh one."""
     log.critical("process_stops", error=repr(error))
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def freeze() -> None:
-    """What start-up made lives for ever: keep the collector off it, and let it run more rarely."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def make_app() -> App:

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from commands._http import register
-from commands.api import CommandService, freeze, load_routes
+from commands.api import CommandService, load_routes
 from ops.health import add_health
 from ops.settings import Settings
-from ops.web import App
+from ops.web import App, freeze
 from queries.api import QueryService, register_all
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import Histogram
 
@@ -18,10 +18,10 @@ Counts = Counter[float]
 
 class Lately:
     """Quantiles over the routes that begin with a prefix, of the last minute; of all that was counted where nobody
-    asked before."""
+    asked before. `answered` has the histogram of each route that there is something to count of."""
 
-    def __init__(self, histogram: Histogram, prefix: str) -> None:
-        self._histogram = histogram
+    def __init__(self, answered: Mapping[str, Histogram], prefix: str) -> None:
+        self._answered = answered
         self._prefix = prefix
         self._counted: deque[tuple[float, Counts]] = deque()
 
@@ -40,10 +40,11 @@ class Lately:
 
     def _count(self) -> Counts:
         counts: Counts = Counter()
-        for metric in self._histogram.collect():
-            for sample in metric.samples:
-                if sample.name.endswith("_bucket") and sample.labels["route"].startswith(self._prefix):
-                    counts[float(sample.labels["le"])] += int(sample.value)
+        for route, histogram in self._answered.items():
+            if route.startswith(self._prefix):
+                for sample in (each for metric in histogram.collect() for each in metric.samples):
+                    if sample.name.endswith("_bucket"):
+                        counts[float(sample.labels["le"])] += int(sample.value)
         return counts
 
 

@@ -17,7 +17,7 @@ from ops.health import add_health
 from ops.logging import configure_logging
 from ops.pool import open_pool
 from ops.settings import Settings, SettingsIncomplete
-from ops.web import App
+from ops.web import App, freeze
 from queries._console._http import Console
 from queries._console._live import Live
 from queries._console._pages import load_pages
@@ -116,6 +116,7 @@ def make_app() -> App:
         settings = Settings()
         configure_logging(settings.log_level)
         async with made.run(settings), service.run(settings), app.state.health.run(settings):
+            freeze()
             yield
 
     made = App(title="Fogbook queries", version="0.1.0", lifespan=lifespan)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from domain._kernel import Count, Id
 from ops.lately import Lately
-from ops.web import SECONDS
+from ops.web import ANSWERED
 from queries._query import FOR_EVER, SEES_ALL, Context
 from queries.analytics import number_before
 
@@ -15,7 +15,7 @@ MOST_BUCKETS = 120
 MICROSECONDS = 1_000_000
 
 operations = Context("operations")
-command_times = Lately(SECONDS, "/commands/")
+command_times = Lately(ANSWERED, "/commands/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,9 @@ operations.get(
     CROSS JOIN LATERAL (
         SELECT CASE WHEN h.clock = 'manual' THEN h.recorded_at ELSE clock_timestamp() END AS now
     ) clock
-    CROSS JOIN LATERAL (SELECT {number_before("now - interval '1 minute'")}) AS minute(number)
-    CROSS JOIN LATERAL (SELECT {number_before("now - interval '1 hour'")}) AS hour(number)
+    -- Looked for once each, although asked for twice: OFFSET 0 keeps them apart.
+    CROSS JOIN LATERAL (SELECT {number_before("now - interval '1 minute'")} OFFSET 0) AS minute(number)
+    CROSS JOIN LATERAL (SELECT {number_before("now - interval '1 hour'")} OFFSET 0) AS hour(number)
     CROSS JOIN LATERAL (
         SELECT coalesce(max(h.position - c.position), 0) AS lag,
                coalesce(max(round(1000 * extract(epoch FROM now - e.recorded_at))), 0)::bigint AS lag_ms

@@ -60,6 +60,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+_folders: list[str] = []
+
+
+def folder_of_the_session() -> str:
+    """For who has no `tmp_path`: a new folder, that goes when all tests have ended."""
+    _folders.append(tempfile.mkdtemp(prefix=FOLDER))
+    return _folders[-1]
+
+
+def pytest_sessionfinish() -> None:
+    """Not at exit: a worker of xdist ends without."""
+    while _folders:
+        shutil.rmtree(_folders.pop(), ignore_errors=True)
+
+
 def _has_room(folder: Path) -> bool:
     try:
         disk = os.statvfs(folder)

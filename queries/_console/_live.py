@@ -3,9 +3,9 @@
 A page tells which panels it shows. Once in a while the positions of all projections that somebody watches are read; a
 panel whose projection moved is asked and rendered once, and its text goes to everybody who watches it.
 
-Commands come first: rendering takes a hundredth of the time as long as four seconds suffice for all that moved, and
-never more than a fifth, whatever is watched. Meanwhile pages are told one after the other, each of all that waits for
-it: the more are open, the later. Five hundred at once would keep a processor for as long as twenty commands do.
+Commands come first: rendering takes half a hundredth of the time as long as a round may last for that, and never more
+than a fifth, whatever is watched. Meanwhile pages are told one after the other, each of all that waits for it. The more
+are open, the longer both last: five hundred at once would keep a processor for as long as twenty commands do.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import structlog
 from ops.pool import Pool
 
 LEAST_PAUSE_S = 1.0
-LONG_REST, LEAST_REST = 99, 4
+LONG_REST, LEAST_REST = 199, 4
 """Times as long as it took to render a panel is the rest after it: where there is time, and in any case."""
 CALM_S = 4.0
-"""As long as this, a round may last for the sake of long rests."""
+"""As long as this, a round of rendering may last for the sake of long rests, however few pages are open."""
+PAGE_S = 0.008
+"""What each open page adds to that, and to a round of telling: five hundred are told within four seconds."""
 KEEP_ALIVE_S = 15.0
-PAGE_S = 0.012
-"""For each open page, between one time that they are told and the next: six seconds where there are five hundred."""
 MOST_LISTENERS = 1_000
 MOST_WATCHED = 2_000
 
@@ -201,7 +201,8 @@ class Live:
                 watched.event = event
                 for listener in watched.listeners:
                     listener.waiting[watch.panel] = event
-            await asyncio.sleep(_rest(time.monotonic() - begun, len(moved)))
+            calm_s = CALM_S + PAGE_S * len(self._listeners)
+            await asyncio.sleep(_rest(time.monotonic() - begun, calm_s / len(moved)))
 
     async def _tell_for_ever(self) -> None:
         while True:
@@ -217,9 +218,9 @@ class Live:
             await asyncio.sleep(within_s)
 
 
-def _rest(spent_s: float, panels: int) -> float:
-    """Seconds after a panel that took that long to render, one of so many."""
-    return max(LEAST_REST * spent_s, min(LONG_REST * spent_s, CALM_S / panels))
+def _rest(spent_s: float, share_s: float) -> float:
+    """Seconds after a panel that took that long to render and whose share of a round is that long."""
+    return max(LEAST_REST * spent_s, min(LONG_REST * spent_s, share_s))
 
 
 def _event(name: str, text: str) -> bytes:

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -16,11 +15,9 @@ import pytest
 from commands.api import make_app
 from ops.access import create_key
 from ops.web import App
-from tests.conftest import PEPPER, Database
+from tests.conftest import PEPPER, Database, folder_of_the_session
 
 _keys = itertools.count(1)
-_folders: list[TemporaryDirectory[str]] = []
-"""Of the keys of personal texts: one for each test, until the tests end."""
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, database: Database, redis_url: str) -> None:
@@ -30,8 +27,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, database: Database, redis_url: 
     # Tests send as much as they can; whoever tests rates sets them.
     for rate in ("COMMANDS", "COMMANDS_PRINCIPAL", "QUERIES", "QUERIES_PRINCIPAL"):
         monkeypatch.setenv(f"FOGBOOK_RATE_{rate}", "off")
-    _folders.append(TemporaryDirectory(prefix="fogbook-subjects-"))
-    monkeypatch.setenv("FOGBOOK_SUBJECT_KEYS", _folders[-1].name)
+    monkeypatch.setenv("FOGBOOK_SUBJECT_KEYS", folder_of_the_session())
 
 
 @dataclass

@@ -38,15 +38,15 @@ def test_many_pages_are_told_one_after_the_other_and_all_of_them_in_the_end() ->
 
 
 @pytest.mark.parametrize(
-    ("spent_s", "panels", "rest_s"),
+    ("spent_s", "share_s", "rest_s"),
     [
-        pytest.param(0.004, 8, 0.396, id="a hundredth of the time is rendering"),
-        pytest.param(0.020, 8, 0.5, id="unless four seconds are over then"),
-        pytest.param(0.004, 1_000, 0.016, id="and never more than a fifth"),
+        pytest.param(0.002, 0.5, 0.398, id="half a hundredth of the time is rendering"),
+        pytest.param(0.020, 0.5, 0.5, id="unless its share of the round is over then"),
+        pytest.param(0.004, 0.004, 0.016, id="and never more than a fifth"),
     ],
 )
-def test_rendering_leaves_the_time_to_commands(spent_s: float, panels: int, rest_s: float) -> None:
-    assert _rest(spent_s, panels) == pytest.approx(rest_s)
+def test_rendering_leaves_the_time_to_commands(spent_s: float, share_s: float, rest_s: float) -> None:
+    assert _rest(spent_s, share_s) == pytest.approx(rest_s)
 
 
 def test_a_page_hears_of_a_panel_before_the_next_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from ops.problems import Problem
 from ops.protocol import Corked
-from ops.web import Answer, body_of, headers_of
+from ops.web import ANSWERED, Answer, App, body_of, headers_of
 
 
 def request(*messages: dict[str, Any], late: bool = False) -> Request:
@@ -155,3 +155,19 @@ def test_nothing_is_sent_to_who_is_gone() -> None:
         sent.closed = True
 
     assert corked(act) == []
+
+
+def test_a_route_is_timed_from_its_first_answer_on() -> None:
+    """Hundreds of routes that nobody asks would be told of at each look at the metrics."""
+    path = "/test/timed"
+
+    async def asked(_request: Request) -> Answer:
+        return Answer(b"", 200, [], b"text/plain")
+
+    app = App(title="test", version="test")
+    app.add("GET", path, asked)
+    assert path not in ANSWERED
+    for _ in range(2):
+        asyncio.run(app.direct["GET", path](Request({"type": "http", "headers": []})))
+    (metric,) = ANSWERED[path].collect()
+    assert [sample.value for sample in metric.samples if sample.name.endswith("_count")] == [2]

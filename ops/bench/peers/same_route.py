@@ -8,12 +8,12 @@ from fastapi import FastAPI
 from commands._deciding import Command, Outcome
 from commands._http import CommandApi, register
 from commands._subjects import Keyring
-from commands.api import freeze, load_routes
+from commands.api import load_routes
 from ops.access import Access
 from ops.logging import configure_logging
 from ops.pool import open_pool
 from ops.settings import Settings
-from ops.web import App
+from ops.web import App, freeze
 
 _DATA = b'{"asset":"FOG","amount":"5","%b":"wallet:p00:17","purpose":"transfer","reference":"","memo":""}'
 _EVENT = b'{"position":%d,"stream":"wallet:p00:17","version":1,"type":"%b","data":%b}'
