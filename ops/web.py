@@ -202,9 +202,8 @@ def answer(handler: Handler, route: str, gate: Gate) -> Handler:
         if counter is None:
             counter = counters[response.status_code] = REQUESTS.labels(route, str(response.status_code))
         counter.inc()
-        if (
-            seconds is None
-        ):  # Hundreds of routes that nobody asks would be told of at each look at the metrics.
+        # Not before: hundreds of routes that nobody asks would be told of at each look at the metrics.
+        if seconds is None:
             seconds = ANSWERED[route] = SECONDS.labels(route)
         taken_s = time.perf_counter() - begun
         if span is None:

@@ -26,6 +26,7 @@ from commands._log import Batch, Head, LogUnavailable, PostgresLog
 from commands._sequencer import Overloaded, Sequencer
 from domain.ledger import MintTokens, OpenWallet, Transfer
 from ops._supervise import Child, spawn
+from ops.files import write_file
 from ops.pool import connect
 from ops.settings import APP_ROLE
 from ops.zones import ensure_zone
@@ -76,7 +77,7 @@ def race(database: Database, tmp_path: Path, seed: int) -> Counter[str]:
         with database.connect() as connection:
             row = connection.execute("SELECT position, number FROM heads WHERE zone = %s", (ZONE,)).fetchone()
         assert row is not None
-        end_at(row[0], tmp_path)
+        write_file(tmp_path / "end", b"%d" % row[0])
         for child in children:
             assert child.wait(PATIENCE_S) == 0, child.log.read_text()
     finally:
@@ -111,16 +112,10 @@ def test_a_reader_of_this_test_notices_an_event_that_arrives_late(database: Data
             wait_for(tmp_path, ["reader.ready"], [])
             connection.execute(add, (ZONE, 3, 3))
         finally:
-            end_at(4, tmp_path)
+            write_file(tmp_path / "end", b"4")
         result = reading.result()
     assert [event[0] for event in result["seen"]] == [1, 2, 4]
     assert result["late"] > 0
-
-
-def end_at(position: int, folder: Path) -> None:
-    """Tell readers, who look for the file all the time and must not find it empty."""
-    (folder / "end.part").write_text(str(position))
-    (folder / "end.part").rename(folder / "end")
 
 
 def check_log(
